@@ -1,0 +1,21 @@
+"""Small helpers that make error messages say what was found and what would mend it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Sentence with the names nearest to ``name``, or all known ones where none is near."""
+    known = sorted(known)
+    by_lower = {k.lower(): k for k in known}
+    near = [by_lower[k] for k in get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)]
+    if near:
+        return "Did you mean " + " or ".join(repr(k) for k in near) + "?"
+    return "Known names: " + ", ".join(repr(k) for k in known) + "."
+
+
+def some(names: Iterable[object], most: int = 5) -> str:
+    """The first few of ``names`` as text, with the count of those left out."""
+    names = [str(n) for n in names]
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

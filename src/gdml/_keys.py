@@ -1,0 +1,47 @@
+"""Every name that gdml reads from or writes into an AnnData, once.
+
+``key_added`` replaces ``gdml`` throughout, as in scanpy: build the names with the functions below.
+"""
+
+KEY = "gdml"
+
+SPATIAL = "spatial"  # obsm: spot centres (x, y), full-resolution px; uns: Visium layout
+LIBRARY = "library_id"  # obs: slide of each spot
+ARRAY_ROW = "array_row"  # obs: grid row of each spot
+ARRAY_COL = "array_col"  # obs: grid column of each spot
+
+IMAGE_PATH = "source_image_path"  # uns[spatial][library]["metadata"]: full-resolution image
+SPOT_PITCH = "spot_pitch_um"  # uns[spatial][library]["metadata"]: centre to centre distance, um
+
+# parts of uns[key]
+TILES = "tiles"
+FEATURES = "features"
+NORMALIZATION = "normalization"
+FIT = "fit"
+PREDICT = "predict"
+EVALUATE = "evaluate"
+
+
+def embedding(name: str) -> str:
+    """Obsm: pooled embedding of the encoder ``name``, or of the shared space (``name="gdml"``)."""
+    return f"X_{name}"
+
+
+def measured(key: str = KEY) -> str:
+    """Obsm: DataFrame, normalised measured expression of the panel genes."""
+    return f"{key}_measured"
+
+
+def neighbor_mask(key: str = KEY) -> str:
+    """Obsm: bool, n_obs x n_neighbors, True where the neighbour tile lies inside the image."""
+    return f"{key}_neighbor_mask"
+
+
+def panel(key: str = KEY) -> str:
+    """Var: bool, the modelled genes."""
+    return f"{key}_panel"
+
+
+def score(metric: str, key: str = KEY) -> str:
+    """Var: per-gene score, ``metric`` one of pcc, mse, mae."""
+    return f"{key}_{metric}"
