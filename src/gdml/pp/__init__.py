@@ -1,0 +1,22 @@
+"""Preprocessing: tiles, embeddings, normalised expression and the gene panel."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._embed import embed
+    from ._normalize import normalize
+    from ._select_genes import select_genes
+    from ._tile import tile
+
+__all__ = ["embed", "normalize", "select_genes", "tile"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(f"._{name}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
