@@ -1,0 +1,234 @@
+"""Raw counts to the values that a model learns and is scored on: plain functions on arrays."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from ._errors import did_you_mean
+from ._grid import grid_smoother
+
+__all__ = [
+    "NORMALIZATIONS",
+    "Normalization",
+    "as_normalization",
+    "find_bad_count",
+    "grid_smoother",
+    "normalize_counts",
+    "rank_genes",
+]
+
+_ORDERS = ("all", "panel")
+_LOGS: dict[str, Callable[[Any], Any]] = {
+    "e": np.log1p,
+    "2": lambda x: np.log2(x + 1),
+    "10": lambda x: np.log10(x + 1),
+    "none": lambda x: x,
+}
+
+Counts: TypeAlias = ArrayLike | sparse.sparray | sparse.spmatrix
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How raw counts become expression values.
+
+    Parameters
+    ----------
+    order
+        What a spot's counts are scaled by: the total over ``"all"`` genes (as scanpy does), or over the genes
+        of the ``"panel"`` alone (as the authors of TRIPLEX and Gene-DML do).
+    target_sum
+        Total of every spot after scaling.
+    log
+        Base of ``log(x + 1)``: ``"e"``, ``"2"``, ``"10"``, or ``"none"`` for no logarithm.
+    smooth
+        Average each spot with its neighbours on the grid, after the logarithm.
+
+    Raises
+    ------
+    ValueError
+        If a value is not among those above.
+    """
+
+    order: Literal["all", "panel"] = "all"
+    target_sum: float = 1e4
+    log: Literal["e", "2", "10", "none"] = "e"
+    smooth: bool = False
+
+    def __post_init__(self) -> None:
+        if self.order not in _ORDERS:
+            raise ValueError(f"`order` is {self.order!r}. {did_you_mean(str(self.order), _ORDERS)}")
+        if self.log not in _LOGS:
+            raise ValueError(f"`log` is {self.log!r}. {did_you_mean(str(self.log), _LOGS)}")
+        if not (np.isfinite(self.target_sum) and self.target_sum > 0):
+            raise ValueError(f"`target_sum` is {self.target_sum!r}; it must be a positive number, such as 1e4.")
+        # plain types, so that a record read back from h5ad (numpy scalars) is equal to the one written
+        object.__setattr__(self, "target_sum", float(self.target_sum))
+        object.__setattr__(self, "smooth", bool(self.smooth))
+
+    def to_dict(self) -> dict[str, str | float | bool]:
+        """Give the fields as a plain dict, which writes to h5ad, zarr and JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """From a dict that holds the fields; other entries are left alone, missing ones take the default."""
+        return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
+
+
+NORMALIZATIONS = {
+    "scanpy": Normalization(),
+    "paper": Normalization(order="panel", log="10", smooth=True),
+}
+"""Normalisations by name: scanpy's (the default), and the recipe of the paper's authors."""
+
+
+def as_normalization(normalization: str | Normalization | Mapping[str, Any], **switches: Any) -> Normalization:
+    """Normalisation by name, from a record, or as given, with single switches changed.
+
+    Parameters
+    ----------
+    normalization
+        A name of :data:`NORMALIZATIONS`, a :class:`Normalization`, or what its ``to_dict`` gave.
+    **switches
+        Fields to change; those that are None are left as they are.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or a value is not allowed.
+    TypeError
+        If ``normalization`` is none of the three.
+    """
+    if isinstance(normalization, str):
+        if normalization not in NORMALIZATIONS:
+            hint = did_you_mean(normalization, NORMALIZATIONS)
+            raise ValueError(f"`normalization` is {normalization!r}. {hint}")
+        found = NORMALIZATIONS[normalization]
+    elif isinstance(normalization, Normalization):
+        found = normalization
+    elif isinstance(normalization, Mapping):
+        found = Normalization.from_dict(normalization)
+    else:
+        raise TypeError(f"`normalization` is a {type(normalization).__name__}; give a name or a gdml Normalization.")
+    return replace(found, **{name: value for name, value in switches.items() if value is not None})
+
+
+def _matrix(counts: Counts) -> Any:
+    """Give the counts as a CSR matrix where they are sparse, else as an array."""
+    return counts.tocsr() if isinstance(counts, sparse.sparray | sparse.spmatrix) else np.asarray(counts)
+
+
+def _dense(matrix: Any) -> NDArray[Any]:
+    return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
+
+
+def find_bad_count(counts: Counts) -> tuple[int, int, float] | None:
+    """Row, column and value of the first entry that no count can be (negative, fractional, NaN), or None."""
+    matrix = _matrix(counts)
+    values = matrix.data if sparse.issparse(matrix) else matrix.ravel()
+    if values.dtype.kind in "ub":
+        return None
+    # NaN fails the comparison with itself floored, so it is found too
+    bad = np.flatnonzero((values < 0) | (values != np.floor(values)) | ~np.isfinite(values))
+    if not len(bad):
+        return None
+    first = bad[0]
+    if sparse.issparse(matrix):
+        row, col = np.searchsorted(matrix.indptr, first, side="right") - 1, matrix.indices[first]
+    else:
+        row, col = np.unravel_index(first, matrix.shape)
+    return int(row), int(col), float(values[first])
+
+
+def normalize_counts(
+    counts: Counts,
+    panel: ArrayLike,
+    normalization: Normalization,
+    neighbors: sparse.sparray | sparse.spmatrix | None = None,
+) -> NDArray[np.float32]:
+    """Normalised expression of the panel genes.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, spots x genes, dense or sparse.
+    panel
+        Column of each panel gene in ``counts``, ``-1`` where the gene is absent.
+    normalization
+        The scale of the values.
+    neighbors
+        Row-stochastic matrix, spots x spots, as :func:`grid_smoother` makes it; needed by ``smooth`` alone.
+
+    Returns
+    -------
+    float32, spots x panel genes in the order of ``panel``; NaN for absent genes. A spot without any count
+    among the genes that it is scaled by stays zero, as in :func:`scanpy.pp.normalize_total`.
+
+    Raises
+    ------
+    ValueError
+        If ``normalization.smooth`` is on and ``neighbors`` is missing.
+    """
+    if normalization.smooth and neighbors is None:
+        raise ValueError("`neighbors` is needed to smooth: make it with gdml.expression.grid_smoother.")
+    panel = np.asarray(panel, dtype=np.intp)
+    matrix = _matrix(counts)
+    present = panel >= 0
+    values = _dense(matrix[:, panel[present]]).astype(np.float64)
+
+    total = values.sum(1) if normalization.order == "panel" else np.asarray(matrix.sum(1), np.float64).ravel()
+    values *= np.divide(normalization.target_sum, total, out=np.zeros_like(total), where=total > 0)[:, None]
+    values = _LOGS[normalization.log](values)
+    if normalization.smooth:
+        values = neighbors @ values
+
+    out = np.full((matrix.shape[0], len(panel)), np.nan, dtype=np.float32)
+    out[:, present] = values
+    return out
+
+
+def rank_genes(
+    counts: Counts,
+    library: ArrayLike,
+    names: ArrayLike,
+    *,
+    min_fraction: float = 0.1,
+) -> NDArray[np.intp]:
+    """Genes found in enough spots of every slide, the most abundant first.
+
+    The rule of TRIPLEX (Chung et al., CVPR 2024): a gene counts when it is found in at least ``min_fraction``
+    of the spots of **every** slide; genes are ranked by their total counts over all slides. Genes with the same
+    count in every spot are left out. Equal totals are ranked by name, so that the order of the columns never
+    decides.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, spots x genes, dense or sparse.
+    library
+        Slide of each spot.
+    names
+        Name of each gene.
+    min_fraction
+        Smallest fraction of the spots of a slide, 0 to 1.
+
+    Returns
+    -------
+    Columns of ``counts``, best first.
+    """
+    matrix = _matrix(counts)
+    library, names = np.asarray(library), np.asarray(names, dtype=str)
+    keep = np.ones(matrix.shape[1], dtype=bool)
+    for one in np.unique(library):
+        rows = np.flatnonzero(library == one)
+        found = np.asarray((matrix[rows] > 0).sum(0)).ravel()
+        keep &= found >= min_fraction * len(rows)
+    keep &= (_dense(matrix.max(0)) > _dense(matrix.min(0))).ravel()
+    kept = np.flatnonzero(keep)
+    total = np.asarray(matrix.sum(0), np.float64).ravel()[kept]
+    return kept[np.lexsort((names[kept], -total))]
