@@ -1,0 +1,48 @@
+"""What an encoder is: tile images in, tokens out."""
+
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A frozen model that turns tile images into tokens.
+
+    Attributes
+    ----------
+    name
+        Short name; the pooled embedding is written to ``obsm["X_{name}"]``.
+    identity
+        Names weights and version. Features are stored under it: two encoders that give
+        different numbers need different identities.
+    dim
+        Width of a token, D.
+    tile_px
+        Side of the tiles that ``encode`` takes, px.
+    """
+
+    name: str
+    identity: str
+    dim: int
+    tile_px: int
+
+    def encode(self, tiles: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Encode a batch of tiles.
+
+        Parameters
+        ----------
+        tiles
+            RGB images, uint8, (B, tile_px, tile_px, 3), on any device.
+
+        Returns
+        -------
+        Tokens, float32, (B, T, D), where the class or whole-tile token comes first if there is one,
+        and the pooled embedding, float32, (B, D).
+        """
+        ...
+
+    def to(self, device: "torch.device | str") -> Self:
+        """Move the weights to ``device`` and return the encoder."""
+        ...
