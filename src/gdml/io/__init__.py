@@ -1,0 +1,5 @@
+"""Readers: from files to AnnData."""
+
+from ._st import read_st
+
+__all__ = ["read_st"]

@@ -1,0 +1,107 @@
+"""One library's entry of ``uns["spatial"]``, as scanpy and squidpy lay it out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from gdml import _keys
+
+HIRES_PX = 2000
+LOWRES_PX = 600
+
+
+def pitch_px(xy: NDArray[np.floating], grid: NDArray[np.floating]) -> float:
+    """Distance in full-resolution px between neighbours of a square grid.
+
+    Parameters
+    ----------
+    xy
+        Spot centres, (n, 2), full-resolution px.
+    grid
+        Their integer grid positions, (n, 2).
+
+    Returns
+    -------
+    Ratio of the two spreads: it averages over all spots and over both axes, and does not mind a rotated,
+    mirrored or transposed grid. NaN where all spots share one position.
+    """
+    spread = np.sqrt([((a - a.mean(0)) ** 2).sum() for a in (xy, grid)])
+    return float(spread[0] / spread[1]) if spread.all() else float("nan")
+
+
+def thumbnail(path: Path, side: int) -> NDArray[np.uint8]:
+    """Image of a file, (height, width, 3), its long side at most ``side`` px; never decoded at full size.
+
+    The orientation tag is left alone: spot positions are given on the pixels as they are stored.
+
+    Raises
+    ------
+    ValueError
+        The file is no image that libvips reads, or it is truncated.
+    """
+    try:
+        image = pyvips.Image.thumbnail(
+            str(path), side, height=side, size="down", no_rotate=True, fail_on="truncated"
+        ).colourspace("srgb")
+        if image.hasalpha():
+            image = image.flatten(background=[255, 255, 255])
+        return np.ascontiguousarray(image.cast("uchar").numpy())
+    except pyvips.Error as err:
+        raise ValueError(
+            f"image: {str(path)!r} can't be read as an image; it is truncated or of an unknown format. "
+            f"Fetch or export it again. libvips says: {err}"
+        ) from err
+
+
+def visium_entry(
+    image: Path | None, pitch: float, *, spot_pitch_um: float, spot_diameter_um: float
+) -> dict[str, dict[str, Any]]:
+    """``uns["spatial"][library_id]`` of a slide: thumbnails, scale factors, path of the full-resolution image.
+
+    Parameters
+    ----------
+    image
+        File of the full-resolution image; without it there are neither thumbnails nor their scale factors.
+    pitch
+        Centre to centre distance of neighbouring spots, full-resolution px.
+    spot_pitch_um
+        The same, micrometres.
+    spot_diameter_um
+        Diameter of a spot, micrometres.
+    """
+    diameter = spot_diameter_um * pitch / spot_pitch_um
+    entry: dict[str, dict[str, Any]] = {
+        "images": {},
+        "scalefactors": {"spot_diameter_fullres": diameter, "fiducial_diameter_fullres": diameter},
+        "metadata": {_keys.SPOT_PITCH: float(spot_pitch_um)},
+    }
+    if image is not None:
+        long_side = max(image_size(image))
+        hires = thumbnail(image, HIRES_PX)
+        for name, small in (("hires", hires), ("lowres", thumbnail(image, LOWRES_PX))):
+            entry["images"][name] = small
+            entry["scalefactors"][f"tissue_{name}_scalef"] = max(small.shape[:2]) / long_side
+        entry["metadata"][_keys.IMAGE_PATH] = str(image.resolve())
+    return entry
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in px of an image file, read from its header.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is no image that libvips reads.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"image: there is no file {str(path)!r}; give the path of the full-resolution image.")
+    try:
+        header = pyvips.Image.new_from_file(str(path), access="sequential")
+    except pyvips.Error as err:
+        raise ValueError(f"image: {str(path)!r} is no image that libvips can read: {err}") from err
+    return header.width, header.height
