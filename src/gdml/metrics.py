@@ -7,7 +7,16 @@ ranks lowest.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["gene_ranks", "mae_per_gene", "mse_per_gene", "pcc_a", "pcc_h", "pearson_per_gene", "top_genes"]
+__all__ = [
+    "gene_ranks",
+    "mae_per_gene",
+    "mse_per_gene",
+    "nan_mean",
+    "pcc_a",
+    "pcc_h",
+    "pearson_per_gene",
+    "top_genes",
+]
 
 # Values that differ by less than this fraction of their size differ by float32 rounding alone.
 _CONSTANT = 1e-6
@@ -100,8 +109,17 @@ def mae_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float6
     return np.abs(y - p).mean(0)
 
 
-def _mean(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:
-    """Mean over the values that are not NaN; NaN where there is none."""
+def nan_mean(values: ArrayLike, axis: int | None = None) -> NDArray[np.float64]:
+    """Mean over the values that are not NaN; NaN, without a warning, where there is none.
+
+    Parameters
+    ----------
+    values
+        Any shape.
+    axis
+        As in :func:`numpy.nanmean`.
+    """
+    values = np.asarray(values, np.float64)
     found = ~np.isnan(values)
     count = found.sum(axis)
     total = np.where(found, values, 0).sum(axis)
@@ -168,7 +186,7 @@ def pcc_a(pcc: ArrayLike) -> float:
     -------
     The mean; NaN where there is no correlation at all.
     """
-    return float(_mean(_mean(_by_fold(pcc), 1)))
+    return float(nan_mean(nan_mean(_by_fold(pcc), 1)))
 
 
 def pcc_h(pcc: ArrayLike, genes: ArrayLike) -> float:

@@ -1,0 +1,54 @@
+"""What the verbs on expression need of an AnnData: raw counts, checked, and the slide of each spot."""
+
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from gdml._errors import did_you_mean, some
+from gdml.expression import find_bad_count
+from ._validate import libraries
+
+
+def raw_counts(adata: AnnData, layer: str | None) -> Any:
+    """Matrix of raw counts, spots x genes, dense or sparse: ``adata.X``, or the named layer.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer.
+    ValueError
+        If there is no matrix, if an entry is negative, fractional or NaN, or if a spot has no count at all.
+    """
+    if layer is not None and layer not in adata.layers:
+        hint = did_you_mean(layer, adata.layers) if len(adata.layers) else "`adata.layers` is empty."
+        raise KeyError(f"`layer` is {layer!r}, which is not in `adata.layers`. {hint}")
+    where = "`adata.X`" if layer is None else f"`adata.layers[{layer!r}]`"
+    counts = adata.X if layer is None else adata.layers[layer]
+    if counts is None or 0 in adata.shape:
+        raise ValueError(f"{where} holds no counts: `adata` has {adata.n_obs} spots and {adata.n_vars} genes.")
+
+    bad = find_bad_count(counts)
+    if bad:
+        row, col, value = bad
+        raise ValueError(
+            f"{where} holds {value:g} (spot {adata.obs_names[row]!r}, gene {adata.var_names[col]!r}), which is no raw "
+            "count. Name the layer that holds whole, non-negative counts, for example layer='counts'"
+            + (f" (there are: {some(adata.layers)})." if len(adata.layers) else ".")
+        )
+    empty = np.flatnonzero(np.asarray(counts.sum(1)).ravel() == 0)
+    if len(empty):
+        raise ValueError(
+            f"{len(empty)} of {adata.n_obs} spots have no counts in {where} ({some(adata.obs_names[empty])}). "
+            "Leave them out: sc.pp.filter_cells(adata, min_counts=1)."
+        )
+    return counts
+
+
+def library_of_each_spot(adata: AnnData, library_key: str) -> NDArray[np.str_]:
+    """Name of the slide of each spot, length n_obs."""
+    library = np.empty(adata.n_obs, dtype=object)
+    for name, rows in libraries(adata, library_key).items():
+        library[rows] = name
+    return library.astype(str)

@@ -1,0 +1,137 @@
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from gdml import tl
+from gdml.expression import NORMALIZATIONS, normalize_counts
+
+
+def make(noise=1.0, normalization="scanpy", high=("g1", "g3")):
+    """Three slides with predictions: the truth and noise."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.gamma(2.0, 4.0, 8), (30, 8)).astype(np.float32) + 1
+    obs = pd.DataFrame({"library_id": np.repeat(["a", "b", "c"], [8, 10, 12])}, index=[f"s{i}" for i in range(30)])
+    adata = ad.AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(8)]))
+    panel = ["g5", "g1", "g3", "g0"]
+    norm = NORMALIZATIONS[normalization]
+    values = normalize_counts(adata.X, adata.var_names.get_indexer(panel), norm)
+    values = values + noise * rng.normal(size=values.shape) * np.arange(1, 5)
+    adata.obsm["gdml"] = pd.DataFrame(values.astype(np.float32), index=adata.obs_names, columns=panel)
+    adata.uns["gdml"] = {"predict": {"normalization": norm.to_dict(), "panel": np.array(panel, dtype=object)}}
+    if high:
+        adata.uns["gdml"]["predict"]["high_genes"] = np.array(high, dtype=object)
+    return adata
+
+
+def by_loops(adata):
+    truth = adata.obsm["gdml_measured"]
+    pcc = {}
+    for slide in "abc":
+        rows = adata.obs["library_id"] == slide
+        pcc[slide] = {g: np.corrcoef(truth.loc[rows, g], adata.obsm["gdml"].loc[rows, g])[0, 1] for g in truth}
+    return truth, pd.DataFrame(pcc).T
+
+
+def test_scores_agree_with_loops():
+    adata = make()
+    summary = tl.evaluate(adata, n_high=2)
+    truth, pcc = by_loops(adata)
+    assert list(summary.index) == ["a", "b", "c", "all"]
+    assert list(summary["n_spots"]) == [8, 10, 12, 30]
+    np.testing.assert_allclose(summary["pcc_a"], [*pcc.mean(1), pcc.mean(1).mean()], rtol=1e-5)
+    np.testing.assert_allclose(summary["pcc_h"][:3], pcc[["g1", "g3"]].mean(1), rtol=1e-5)
+    best = pcc.rank(axis=1).mean().nlargest(2).index
+    np.testing.assert_allclose(summary.loc["all", "pcc_h_best"], pcc[best].to_numpy().mean(), rtol=1e-5)
+    error = adata.obsm["gdml"] - truth
+    np.testing.assert_allclose(summary.loc["all", "mse"], (error**2).to_numpy().mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        summary.loc["b", "mae"], error[adata.obs["library_id"] == "b"].abs().to_numpy().mean(), rtol=1e-5
+    )
+    np.testing.assert_allclose(adata.var.loc[truth.columns, "gdml_pcc"], pcc.mean(), rtol=1e-5)
+    np.testing.assert_allclose(adata.var.loc[truth.columns, "gdml_mse"], (error**2).mean(), rtol=1e-5)
+    assert adata.var["gdml_mae"].drop(truth.columns).isna().all()
+    assert list(adata.obsm["gdml_measured"].columns) == list(adata.obsm["gdml"].columns)
+
+
+def test_perfect_predictions_on_the_models_own_scale():
+    adata = make(noise=0)
+    summary = tl.evaluate(adata)
+    np.testing.assert_allclose(summary["pcc_a"], 1, atol=1e-6)
+    np.testing.assert_allclose(summary["mse"], 0, atol=1e-6)
+    assert adata.uns["gdml"]["normalization"]["log"] == "e"
+
+
+def test_constant_flat_and_absent_genes_are_counted_and_left_out():
+    adata = make()
+    counts = adata.X.toarray()
+    counts[:8, 3] = 0  # g3 is constant in slide a
+    adata.X = counts
+    adata.obsm["gdml"].iloc[8:18, 3] = 1.5  # g0 is predicted flat in slide b
+    adata = adata[:, adata.var_names != "g5"].copy()
+    summary = tl.evaluate(adata)
+    assert (summary["n_genes"] == 3).all() and (summary["n_absent"] == 1).all()
+    assert list(summary["n_constant"]) == [1, 0, 0, 1] and list(summary["n_flat"]) == [0, 1, 0, 1]
+    record = adata.uns["gdml"]["evaluate"]
+    pcc = pd.DataFrame(record["pcc"], record["libraries"], record["genes"])
+    assert np.isnan(pcc.loc["a", "g3"]) and np.isnan(pcc.loc["b", "g0"]) and pcc.isna().to_numpy().sum() == 2
+    assert summary.loc["a", "pcc_a"] == pytest.approx(pcc.loc["a", ["g1", "g0"]].mean())
+    assert adata.obsm["gdml_measured"]["g5"].isna().all()
+
+
+def test_without_high_genes_there_is_no_honest_pcc_h():
+    summary = tl.evaluate(make(high=()))
+    assert summary["pcc_h"].isna().all() and summary["pcc_h_best"].notna().all()
+
+
+def test_predictions_of_ones_own_are_scored_on_the_recorded_scale():
+    adata = make(noise=0, normalization="scanpy")
+    adata.obsm["ridge"] = adata.obsm.pop("gdml")
+    adata.uns["ridge"] = {"normalization": adata.uns.pop("gdml")["predict"]["normalization"]}
+    assert tl.evaluate(adata, key="ridge").loc["all", "pcc_a"] == pytest.approx(1)
+    assert "ridge_pcc" in adata.var
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_everything_is_written_and_read_back(tmp_path, suffix):
+    adata = make()
+    summary = tl.evaluate(adata)
+    path = tmp_path / f"x.{suffix}"
+    getattr(adata, f"write_{suffix}")(path)
+    back = getattr(ad, f"read_{suffix}")(path)
+    pd.testing.assert_frame_equal(back.uns["gdml"]["evaluate"]["summary"], summary, check_names=False)
+    pd.testing.assert_frame_equal(tl.evaluate(back), summary)
+
+
+def _nan(adata):
+    adata.obsm["gdml"].iloc[0, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "says"),
+    [
+        (lambda adata: adata.obsm.pop("gdml"), KeyError, "gdml.tl.predict"),
+        (lambda adata: adata.uns.pop("gdml"), KeyError, "which scale"),
+        (lambda adata: adata.uns["gdml"]["predict"].pop("normalization"), KeyError, "which scale"),
+        (_nan, ValueError, "NaN"),
+        (
+            lambda adata: setattr(adata, "var_names", [f"x{i}" for i in range(8)]),
+            ValueError,
+            "None of the 4 panel genes",
+        ),
+        (lambda adata: setattr(adata, "X", adata.X * 0.5), ValueError, "layer="),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_written(spoil, error, says):
+    adata = make()
+    spoil(adata)
+    before = sorted(adata.obsm), sorted(adata.var), sorted(adata.uns.get("gdml", {}))
+    with pytest.raises(error, match=says):
+        tl.evaluate(adata)
+    assert (sorted(adata.obsm), sorted(adata.var), sorted(adata.uns.get("gdml", {}))) == before
+
+
+def test_a_view_is_refused():
+    with pytest.raises(ValueError, match="view"):
+        tl.evaluate(make()[:9])
