@@ -1,0 +1,93 @@
+"""Slides in memory or in lazily loaded arrays: NumPy, SpatialData (xarray), squidpy's ImageContainer."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._resample import as_rgb8
+from ._slide import PixelSlide
+
+# A lazily loaded image is fingerprinted from a grid of patches, since all of it may not fit in memory.
+_PATCHES, _PATCH_PX = 8, 128
+
+
+class ArraySlide(PixelSlide):
+    """A slide in an array.
+
+    Parameters
+    ----------
+    array
+        (height, width, 3 or 4), uint8 or float in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If shape, dtype or range is another one.
+    """
+
+    def __init__(self, array: NDArray, *, name: str = "array") -> None:
+        _check(array.shape, array.dtype, name)
+        as_rgb8(array[:: max(1, array.shape[0] // 512), :: max(1, array.shape[1] // 512)], name)
+        super().__init__(name, [(array.shape[1], array.shape[0])])
+        self._array = array
+
+    def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        window = as_rgb8(self._array[top:bottom, left:right], self.name)
+        return window.copy() if np.shares_memory(window, self._array) else window
+
+    def _hash(self) -> str:
+        digest = blake2b(repr((self._array.shape, self._array.dtype.str)).encode(), digest_size=16)
+        for row in self._array:
+            digest.update(np.ascontiguousarray(row).data)
+        return digest.hexdigest()
+
+
+class LazySlide(PixelSlide):
+    """A slide in labelled arrays, of which only the regions asked for are computed.
+
+    Parameters
+    ----------
+    levels
+        xarray DataArrays with dimensions ``y``, ``x`` and one of channels, full resolution first. Further
+        dimensions must have length 1.
+    """
+
+    def __init__(self, levels: Sequence[Any], *, name: str = "image") -> None:
+        levels = [_y_x_channel(level, name) for level in levels]
+        _check(levels[0].shape, levels[0].dtype, name)
+        super().__init__(name, [(level.sizes["x"], level.sizes["y"]) for level in levels])
+        self._levels = levels
+
+    def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        window = self._levels[level].isel(y=slice(top, bottom), x=slice(left, right))
+        return as_rgb8(np.array(window.values), self.name)
+
+    def _hash(self) -> str:
+        width, height = self.size
+        digest = blake2b(repr((width, height, str(self._levels[0].dtype))).encode(), digest_size=16)
+        for top in np.unique(np.linspace(0, max(height - _PATCH_PX, 0), _PATCHES).astype(int)):
+            for left in np.unique(np.linspace(0, max(width - _PATCH_PX, 0), _PATCHES).astype(int)):
+                patch = self._pixels(0, left, top, min(left + _PATCH_PX, width), min(top + _PATCH_PX, height))
+                digest.update(np.ascontiguousarray(patch).data)
+        return digest.hexdigest()
+
+
+def _y_x_channel(array: Any, name: str) -> Any:
+    rest = [d for d in array.dims if d not in ("y", "x") and array.sizes[d] > 1]
+    if "y" not in array.dims or "x" not in array.dims or len(rest) != 1:
+        raise ValueError(f"{name}: needs the dimensions y, x and one of channels, found {dict(array.sizes)}.")
+    return array.squeeze([d for d in array.dims if d not in ("y", "x", rest[0])]).transpose("y", "x", rest[0])
+
+
+def _check(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
+    if len(shape) != 3 or shape[2] not in (3, 4) or 0 in shape:
+        first = len(shape) == 3 and shape[0] in (3, 4)
+        mend = "move the channels last: np.moveaxis(image, 0, -1)" if first else "pass an RGB image"
+        raise ValueError(f"{name}: needs the shape (height, width, 3 or 4), found {tuple(shape)}; {mend}.")
+    if dtype != np.uint8 and dtype.kind != "f":
+        raise ValueError(
+            f"{name}: needs uint8 or floating point pixels in [0, 1], found {dtype}; scale and cast it first."
+        )

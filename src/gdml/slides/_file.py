@@ -1,0 +1,186 @@
+"""Slides in files: OpenSlide where it knows the format, else libvips row by row."""
+
+import threading
+from collections import deque
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import pyvips
+from numpy.typing import NDArray
+
+from ._resample import as_rgb8
+from ._slide import PixelSlide
+
+_BLOCK = 1 << 20
+_BLOCKS = 256
+_STRIP = 64  # rows decoded at a time
+
+# What a microscope can have made. Many files carry the 72 dpi of a screen (353 um/px) instead.
+UM_PER_PX = (0.05, 5.0)
+
+
+class _FileSlide(PixelSlide):
+    def __init__(self, path: Path, level_sizes: list[tuple[int, int]], um_per_px: tuple[float, float]) -> None:
+        super().__init__(str(path), level_sizes, _believable(um_per_px))
+        self._path = path
+
+    def _hash(self) -> str:
+        size = self._path.stat().st_size
+        digest = blake2b(str(size).encode(), digest_size=16)
+        starts = range(0, size, _BLOCK)
+        if len(starts) > _BLOCKS:
+            starts = np.linspace(0, size - _BLOCK, _BLOCKS).astype(int).tolist()
+        with self._path.open("rb") as file:
+            for start in starts:
+                file.seek(start)
+                digest.update(file.read(_BLOCK))
+        return digest.hexdigest()
+
+    def _broken(self, error: Exception) -> ValueError:
+        reason = " ".join(str(error).split())
+        return ValueError(
+            f"The image {self.name!r} cannot be read, it may be truncated or damaged ({reason}). "
+            "Compare its size with the original and copy it again."
+        )
+
+
+class PyramidSlide(_FileSlide):
+    """A slide in a format that OpenSlide reads tile by tile."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._handle = openslide.OpenSlide(path)
+        except openslide.OpenSlideError as error:
+            raise _unreadable(path, error) from error
+        properties = self._handle.properties
+        try:
+            um_per_px = float(properties["openslide.mpp-x"]), float(properties["openslide.mpp-y"])
+        except (KeyError, ValueError):
+            um_per_px = 0.0, 0.0
+        super().__init__(path, list(self._handle.level_dimensions), um_per_px)
+
+    def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        # OpenSlide wants the corner in pixels of level 0, whatever the level
+        width, height = self._level_sizes[level]
+        corner = (round(left * self.size[0] / width), round(top * self.size[1] / height))
+        try:
+            window = self._handle.read_region(corner, level, (right - left, bottom - top))
+        except openslide.OpenSlideError as error:
+            raise self._broken(error) from error
+        return as_rgb8(np.asarray(window), self.name)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._handle.close()
+
+
+class FlatSlide(_FileSlide):
+    """A slide in a file without tiles (JPEG, PNG, striped TIFF), of which only a window of rows is held.
+
+    Regions asked in order of y cost one pass over the file; going back up starts the pass again. A
+    progressive JPEG or an interlaced PNG can't be decoded in part: its codec holds all of it. The pixels
+    are taken as they are stored: an orientation tag is not applied.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._source: Any = None
+        self._reader: threading.Thread | None = None
+        self._strips: deque[NDArray[np.uint8]] = deque()
+        self._top = self._next = 0  # first row held, first row not yet decoded
+        try:
+            image = _rgb(path)
+        except pyvips.Error as error:
+            raise _unreadable(path, error) from error
+        # libvips has px per mm, 0 where unknown
+        um_per_px = (1000 / image.xres if image.xres > 0 else 0.0, 1000 / image.yres if image.yres > 0 else 0.0)
+        super().__init__(path, [(image.width, image.height)], um_per_px)
+
+    def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        with self._lock:
+            try:
+                # libvips ties a reader to the thread that made it
+                if self._source is None or top < self._top or self._reader is not threading.current_thread():
+                    self._restart()
+                self._advance(top, bottom)
+            except pyvips.Error as error:
+                self.close()
+                raise self._broken(error) from error
+            first = self._top
+            parts = []
+            for strip in self._strips:
+                parts.append(strip[max(top - first, 0) : max(bottom - first, 0), left:right])
+                first += len(strip)
+            return np.concatenate(parts)
+
+    def _restart(self) -> None:
+        self.close()
+        self._source, self._reader = pyvips.Region.new(_rgb(self._path)), threading.current_thread()
+
+    def _advance(self, top: int, bottom: int) -> None:
+        """Decode down to the row ``bottom``, dropping what lies above ``top``."""
+        width, height = self.size
+        while self._next < bottom:
+            rows = min(_STRIP, height - self._next)
+            strip = np.frombuffer(self._source.fetch(0, self._next, width, rows), np.uint8)
+            self._strips.append(strip.reshape(rows, width, 3))
+            self._next += rows
+            self._drop(top)
+        self._drop(top)
+
+    def _drop(self, top: int) -> None:
+        while self._strips and self._top + len(self._strips[0]) <= top - _STRIP:
+            self._top += len(self._strips.popleft())
+
+    def close(self) -> None:
+        """Drop the rows held and the decoder; a later read starts a new pass."""
+        with self._lock:
+            self._source = self._reader = None
+            self._strips.clear()
+            self._top = self._next = 0
+
+
+def open_file(path: Path) -> PixelSlide:
+    """Slide in a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no image, or its pixels are not 8 or 16 bit.
+    """
+    if not path.is_file():
+        what = "is a folder, not an image" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"The image {str(path)!r} {what}; pass the path of the full-resolution image.")
+    return FlatSlide(path) if openslide.OpenSlide.detect_format(path) is None else PyramidSlide(path)
+
+
+def _rgb(path: Path) -> pyvips.Image:
+    """Pipeline that decodes a file from top to bottom as RGB uint8."""
+    image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="truncated")
+    if image.format not in ("uchar", "ushort"):
+        raise ValueError(f"The image {str(path)!r} has pixels of type {image.format}; save it with 8 bits a channel.")
+    if image.hasalpha():
+        image = image.flatten(background=65535 if image.format == "ushort" else 255)
+    if (image.interpretation, image.format) != ("srgb", "uchar"):  # each step holds buffers of its own
+        image = image.colourspace("srgb").cast("uchar")
+    if image.bands != 3:
+        raise ValueError(f"The image {str(path)!r} has {image.bands} channels, RGB is needed; export it as RGB.")
+    return image
+
+
+def _believable(um_per_px: tuple[float, float]) -> float | None:
+    x, y = um_per_px
+    return x if UM_PER_PX[0] <= x <= UM_PER_PX[1] and np.isclose(x, y, rtol=0.01) else None
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(
+        f"The image {str(path)!r} cannot be opened ({reason}). Check that it is a complete image file, "
+        "or convert it to a tiled TIFF."
+    )

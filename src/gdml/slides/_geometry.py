@@ -1,0 +1,155 @@
+"""Where tiles lie: plain geometry on spot centres, full-resolution px."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_LEGACY_ST_MOST = 64  # legacy ST arrays have 33 x 35 positions; a larger square grid is another technology
+_FEWEST = 8  # spots from which the kind of a grid is told
+_QUERIES = 2000  # spots whose nearest neighbour is looked for
+
+
+def grid_kind(row: ArrayLike, col: ArrayLike) -> Literal["hex", "square"] | None:
+    """Tell the hexagonal grid of Visium from the square one of legacy ST.
+
+    On Visium's grid, columns of odd rows are odd and those of even rows even; on a square grid both
+    parities occur.
+
+    Parameters
+    ----------
+    row, col
+        Grid position of each spot, (n,).
+
+    Returns
+    -------
+    None where the positions are no whole numbers, too few, or of a square grid too large for legacy ST.
+    """
+    grid = np.column_stack([np.asarray(row, np.float64), np.asarray(col, np.float64)])
+    if len(grid) < _FEWEST or not np.isfinite(grid).all() or not (np.abs(grid - np.rint(grid)) < 1e-6).all():
+        return None
+    parity = np.rint(grid).sum(1) % 2
+    if parity.min() == parity.max():
+        return "hex"
+    return "square" if np.ptp(grid, axis=0).max() < _LEGACY_ST_MOST else None
+
+
+def um_per_px_from_grid(xy: ArrayLike, row: ArrayLike, col: ArrayLike, pitch_um: float) -> float:
+    """Micrometres per pixel from the known pitch of a spot grid, over all spots at once.
+
+    The steps of the grid in px are those of the affine map from grid to pixels that fits the centres best
+    (least squares), so the jitter of single spots averages out and a rotated grid is no trouble.
+
+    Parameters
+    ----------
+    xy
+        Spot centres, px, (n, 2).
+    row, col
+        Grid position of each spot, (n,); hexagonal (Visium) or square, see :func:`grid_kind`.
+    pitch_um
+        Distance between the centres of neighbouring spots, um: Visium 100, legacy ST 200.
+
+    Raises
+    ------
+    ValueError
+        If the grid is not recognised, lies on one line, or does not match the centres.
+    """
+    xy = np.asarray(xy, np.float64)
+    kind = grid_kind(row, col)
+    grid = np.column_stack([row, col, np.ones(len(xy))]).astype(np.float64)
+    if kind is None or np.linalg.matrix_rank(grid) < 3:
+        raise ValueError("`row` and `col` are not a hexagonal or square grid of spots in two dimensions.")
+    steps = np.linalg.lstsq(grid, xy, rcond=None)[0]
+    row_step, col_step = steps[0], steps[1]
+    sides = [2 * col_step, row_step + col_step, row_step - col_step] if kind == "hex" else [row_step, col_step]
+    lengths = np.linalg.norm(sides, axis=1)
+    off = np.sqrt(np.square(xy - grid @ steps).sum(1).mean())
+    if off > lengths.mean() / 4 or lengths.max() > 1.25 * lengths.min():
+        raise ValueError("`row` and `col` do not match the spot centres: they are not steps of one regular grid.")
+    return float(pitch_um / lengths.mean())
+
+
+def um_per_px_from_neighbors(xy: ArrayLike, pitch_um: float) -> float:
+    """Micrometres per pixel from the median distance to the nearest spot.
+
+    Parameters
+    ----------
+    xy
+        Spot centres, px, (n, 2).
+    pitch_um
+        Distance between the centres of neighbouring spots, um.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two spots, or most coincide.
+    """
+    xy = np.asarray(xy, np.float64)
+    if len(xy) < 2:
+        raise ValueError("At least two spots are needed to measure their pitch.")
+    asked = np.unique(np.linspace(0, len(xy) - 1, min(len(xy), _QUERIES)).astype(int))
+    nearest = np.empty(len(asked))
+    for i, spot in enumerate(asked):
+        squared = np.square(xy - xy[spot]).sum(1)
+        squared[spot] = np.inf
+        nearest[i] = squared.min()
+    pitch_px = float(np.sqrt(np.median(nearest)))
+    if pitch_px == 0:
+        raise ValueError("Most spots coincide with another one, so they have no pitch.")
+    return pitch_um / pitch_px
+
+
+def tile_side_px(tile_um: float, um_per_px: float) -> float:
+    """Side of a tile in full-resolution px, a fraction as a rule."""
+    return tile_um / um_per_px
+
+
+def neighbor_boxes(xy: ArrayLike, side_px: float, n_side: int) -> NDArray[np.float64]:
+    """Top-left corners of the tiles of the square region centred on each spot.
+
+    Parameters
+    ----------
+    xy
+        Spot centres, px, (n, 2).
+    side_px
+        Side of a tile, px.
+    n_side
+        Tiles along a side of the region, odd.
+
+    Returns
+    -------
+    (n, n_side**2, 2), row-major: the first tile is the top-left one, so ``[:, 0]`` is also the corner of
+    the region, and the tile in the middle is that of the spot itself.
+
+    Raises
+    ------
+    ValueError
+        If ``n_side`` is not odd and positive.
+    """
+    if n_side < 1 or n_side % 2 == 0:
+        raise ValueError(f"`n_side` must be odd, so that one tile lies at the centre; found {n_side}.")
+    steps = (np.arange(n_side) - n_side / 2) * side_px
+    rows, cols = np.meshgrid(steps, steps, indexing="ij")
+    return np.asarray(xy, np.float64)[:, None, :] + np.column_stack([cols.ravel(), rows.ravel()])
+
+
+def neighbor_mask(xy: ArrayLike, side_px: float, size: tuple[int, int], n_side: int) -> NDArray[np.bool_]:
+    """Which tiles of each region lie wholly inside the image.
+
+    Parameters
+    ----------
+    xy, side_px, n_side
+        As in :func:`neighbor_boxes`.
+    size
+        Width and height of the image, px.
+
+    Returns
+    -------
+    (n, n_side**2), row-major. The tile at the centre is always True, also where it crosses the edge.
+    """
+    corners = neighbor_boxes(xy, side_px, n_side)
+    slack = 1e-6 * side_px  # a tile that touches the edge is inside, whatever the rounding
+    inside = (corners >= -slack) & (corners + side_px <= np.asarray(size) + slack)
+    mask: NDArray[np.bool_] = np.logical_and.reduce(inside, axis=2)
+    mask[:, n_side**2 // 2] = True
+    return mask

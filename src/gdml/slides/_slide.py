@@ -1,0 +1,133 @@
+"""What a slide is, and the reading of regions that every reader of pixels shares."""
+
+from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._resample import resample
+
+
+@runtime_checkable
+class Slide(Protocol):
+    """An H&E image from which regions are read at any scale.
+
+    Attributes
+    ----------
+    name
+        For messages: the path, or what kind of object it is.
+    size
+        Width and height, full-resolution px.
+    um_per_px
+        Micrometres per full-resolution px from the metadata; None where absent or absurd.
+    """
+
+    name: str
+    um_per_px: float | None
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def read_region(self, x: float, y: float, width: float, height: float, out: tuple[int, int]) -> NDArray[np.uint8]:
+        """Region of the image, resampled.
+
+        Parameters
+        ----------
+        x, y
+            Top-left corner, full-resolution px; pixel (i, j) covers [i, i + 1) x [j, j + 1).
+        width, height
+            Extent, full-resolution px.
+        out
+            Width and height of the result, px.
+
+        Returns
+        -------
+        RGB, (out height, out width, 3). What lies outside the image is white.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash of the content, hexadecimal: equal for equal pixels from the same kind of source."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and buffers."""
+        ...
+
+
+class PixelSlide(ABC):
+    """A slide whose pixels lie on one or more levels of resolution, the full one first.
+
+    Parameters
+    ----------
+    name
+        For messages.
+    level_sizes
+        Width and height of each level, px, in order of falling size.
+    um_per_px
+        Micrometres per px of the first level, where known.
+    """
+
+    def __init__(self, name: str, level_sizes: list[tuple[int, int]], um_per_px: float | None = None) -> None:
+        self.name = name
+        self.um_per_px = um_per_px
+        self._level_sizes = level_sizes
+        self._fingerprint: str | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, full-resolution px."""
+        return self._level_sizes[0]
+
+    @abstractmethod
+    def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        """RGB of a window that lies inside the level, (bottom - top, right - left, 3)."""
+
+    @abstractmethod
+    def _hash(self) -> str:
+        """Hash of the content."""
+
+    def read_region(self, x: float, y: float, width: float, height: float, out: tuple[int, int]) -> NDArray[np.uint8]:
+        """Region of the image, resampled, white outside; see :class:`Slide`.
+
+        The smallest level that still has the resolution asked for is read. At native resolution (``out``
+        equal to the extent) the corner is rounded to the nearest pixel and the pixels are copied as they
+        are; otherwise the corner is honoured at sub-pixel precision.
+
+        Raises
+        ------
+        ValueError
+            If the extent or ``out`` is not positive, or a coordinate is not finite.
+        """
+        out = (int(out[0]), int(out[1]))
+        if not np.isfinite([x, y, width, height]).all() or min(width, height, *out) <= 0:
+            raise ValueError(
+                f"read_region needs finite coordinates and positive extents, found x={x}, y={y}, "
+                f"width={width}, height={height}, out={out}."
+            )
+        if (width, height) == out:
+            x, y = np.floor(x + 0.5), np.floor(y + 0.5)
+        level = self._level(min(width / out[0], height / out[1]))
+        level_size = self._level_sizes[level]
+        scale_x, scale_y = level_size[0] / self.size[0], level_size[1] / self.size[1]
+        box = (x * scale_x, y * scale_y, (x + width) * scale_x, (y + height) * scale_y)
+        return resample(lambda *window: self._pixels(level, *window), level_size, box, out)
+
+    def _level(self, shrink: float) -> int:
+        # 1 % of slack: the sizes of levels are rounded, so 1/4 of a slide is rarely exactly a quarter
+        fits = [i for i, (width, _) in enumerate(self._level_sizes) if self.size[0] / width <= shrink * 1.01]
+        return max(fits, default=0)
+
+    def fingerprint(self) -> str:
+        """Hash of the content, hexadecimal; computed once."""
+        if self._fingerprint is None:
+            self._fingerprint = self._hash()
+        return self._fingerprint
+
+    def close(self) -> None:  # noqa: B027 - arrays have nothing to let go of
+        """Let go of files and buffers."""
+
+    def __repr__(self) -> str:
+        scale = "unknown scale" if self.um_per_px is None else f"{self.um_per_px:.4g} um/px"
+        return f"{type(self).__name__}({self.name!r}, {self.size[0]} x {self.size[1]} px, {scale})"
