@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gdml._errors import did_you_mean, some
 from gdml.expression import find_bad_count
+
 from ._validate import libraries
 
 

@@ -12,6 +12,7 @@ from scipy import sparse
 from gdml import _keys
 from gdml._errors import some
 from gdml.expression import Normalization, as_normalization, grid_smoother, normalize_counts
+
 from ._counts import library_of_each_spot, raw_counts
 from ._select_genes import choose_panel
 from ._validate import check_adata

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gdml import _keys
 from gdml._errors import did_you_mean, some
 from gdml.expression import Normalization, normalize_counts, rank_genes
+
 from ._counts import library_of_each_spot, raw_counts
 from ._validate import check_adata
 
