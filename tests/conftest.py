@@ -36,7 +36,7 @@ def her2st_section(_her2st_c6):
 
 @pytest.fixture(scope="session")
 def _synthetic(cache_dir):
-    return gdml.datasets.synthetic(n_slides=4, n_patients=2, grid=6, n_genes=40, seed=0)
+    return gdml.datasets.synthetic(n_slides=4, n_patients=2, grid=7, n_genes=40, seed=0)
 
 
 @pytest.fixture
