@@ -1,6 +1,5 @@
 """Slides in memory or in lazily loaded arrays: NumPy, SpatialData (xarray), squidpy's ImageContainer."""
 
-from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -46,28 +45,27 @@ class ArraySlide(PixelSlide):
 
 
 class LazySlide(PixelSlide):
-    """A slide in labelled arrays, of which only the regions asked for are computed.
+    """A slide in a labelled array, of which only the regions asked for are computed.
 
     Parameters
     ----------
-    levels
-        xarray DataArrays with dimensions ``y``, ``x`` and one of channels, full resolution first. Further
-        dimensions must have length 1.
+    array
+        xarray DataArray with dimensions ``y``, ``x`` and one of channels; further ones must have length 1.
     """
 
-    def __init__(self, levels: Sequence[Any], *, name: str = "image") -> None:
-        levels = [_y_x_channel(level, name) for level in levels]
-        _check(levels[0].shape, levels[0].dtype, name)
-        super().__init__(name, [(level.sizes["x"], level.sizes["y"]) for level in levels])
-        self._levels = levels
+    def __init__(self, array: Any, *, name: str = "image") -> None:
+        array = _y_x_channel(array, name)
+        _check(array.shape, array.dtype, name)
+        super().__init__(name, [(array.sizes["x"], array.sizes["y"])])
+        self._array = array
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
-        window = self._levels[level].isel(y=slice(top, bottom), x=slice(left, right))
+        window = self._array.isel(y=slice(top, bottom), x=slice(left, right))
         return as_rgb8(np.array(window.values), self.name)
 
     def _hash(self) -> str:
         width, height = self.size
-        digest = blake2b(repr((width, height, str(self._levels[0].dtype))).encode(), digest_size=16)
+        digest = blake2b(repr((width, height, str(self._array.dtype))).encode(), digest_size=16)
         for top in np.unique(np.linspace(0, max(height - _PATCH_PX, 0), _PATCHES).astype(int)):
             for left in np.unique(np.linspace(0, max(width - _PATCH_PX, 0), _PATCHES).astype(int)):
                 patch = self._pixels(0, left, top, min(left + _PATCH_PX, width), min(top + _PATCH_PX, height))

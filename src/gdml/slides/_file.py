@@ -63,9 +63,9 @@ class PyramidSlide(_FileSlide):
         super().__init__(path, list(self._handle.level_dimensions), um_per_px)
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
-        # OpenSlide wants the corner in pixels of level 0, whatever the level
-        width, height = self._level_sizes[level]
-        corner = (round(left * self.size[0] / width), round(top * self.size[1] / height))
+        # OpenSlide wants the corner in pixels of level 0, whatever the level, and divides by its own factor
+        factor = self._handle.level_downsamples[level]
+        corner = (round(left * factor), round(top * factor))
         try:
             window = self._handle.read_region(corner, level, (right - left, bottom - top))
         except openslide.OpenSlideError as error:

@@ -65,12 +65,13 @@ def _open(source: Any) -> Slide:
     # The containers are known by their looks, so that none of their packages has to be imported here.
     package = type(source).__module__.split(".")[0]
     if package == "squidpy" and hasattr(source, "data"):
-        return LazySlide([_only_layer(source.data)], name="ImageContainer")
+        return LazySlide(_only_layer(source.data), name="ImageContainer")
     if package == "xarray" and hasattr(source, "dims") and hasattr(source, "isel") and hasattr(source, "dtype"):
-        return LazySlide([source], name="SpatialData image")
+        return LazySlide(source, name="SpatialData image")
     if package == "xarray" and hasattr(source, "children") and source.children:
+        # Only the full resolution: the coarser levels that SpatialData makes are point samples, which alias.
         levels = [next(iter(node.data_vars.values())) for node in source.children.values()]
-        return LazySlide(sorted(levels, key=lambda level: -level.sizes["x"]), name="SpatialData image")
+        return LazySlide(max(levels, key=lambda level: level.sizes["x"]), name="SpatialData image")
     raise TypeError(
         f"An image cannot be read from {type(source).__name__}; pass a path, an array (height, width, 3), an image "
         'of a SpatialData object (sdata["name"]), a squidpy ImageContainer or a gdml.slides.Slide.'

@@ -53,4 +53,5 @@ class ScaledSlide:
         self.slide.close()
 
     def __repr__(self) -> str:
-        return f"ScaledSlide({self.slide!r}, {self.scale:.4g})"
+        scale = "unknown scale" if self.um_per_px is None else f"{self.um_per_px:.4g} um/px"
+        return f"ScaledSlide({self.name!r}, {self.size[0]} x {self.size[1]} px, {scale})"

@@ -109,15 +109,26 @@ class PixelSlide(ABC):
         if (width, height) == out:
             x, y = np.floor(x + 0.5), np.floor(y + 0.5)
         level = self._level(min(width / out[0], height / out[1]))
-        level_size = self._level_sizes[level]
-        scale_x, scale_y = level_size[0] / self.size[0], level_size[1] / self.size[1]
-        box = (x * scale_x, y * scale_y, (x + width) * scale_x, (y + height) * scale_y)
-        return resample(lambda *window: self._pixels(level, *window), level_size, box, out)
+        by_x, by_y = self._downsample(level)
+        box = (x / by_x, y / by_y, (x + width) / by_x, (y + height) / by_y)
+        return resample(lambda *window: self._pixels(level, *window), self._level_sizes[level], box, out)
 
     def _level(self, shrink: float) -> int:
-        # 1 % of slack: the sizes of levels are rounded, so 1/4 of a slide is rarely exactly a quarter
-        fits = [i for i, (width, _) in enumerate(self._level_sizes) if self.size[0] / width <= shrink * 1.01]
-        return max(fits, default=0)
+        """Find the smallest level that shrinks no more than this (1 % of slack for rounded factors)."""
+        levels = range(len(self._level_sizes))
+        return max((i for i in levels if max(self._downsample(i)) <= shrink * 1.01), default=0)
+
+    def _downsample(self, level: int) -> tuple[float, float]:
+        """Full-resolution px per px of a level.
+
+        Levels shrink by whole numbers and their sizes are then rounded, so the ratio of the sizes would
+        shift what lies far from the origin: 1030 px become 128 at a factor of 8, not of 8.05.
+        """
+        factors = []
+        for full, small in zip(self.size, self._level_sizes[level], strict=True):
+            whole = max(round(full / small), 1)
+            factors.append(float(whole) if abs(full - whole * small) <= whole else full / small)
+        return factors[0], factors[1]
 
     def fingerprint(self) -> str:
         """Hash of the content, hexadecimal; computed once."""
