@@ -49,6 +49,13 @@ def test_scale_from_grid_bears_jitter_and_gaps():
     assert um_per_px_from_grid(xy[keep], row[keep], col[keep], 200) == pytest.approx(200 / 290, rel=0.01)
 
 
+def test_scale_from_grid_bears_stray_spots():
+    row, col, xy = square_grid()
+    xy = turned(xy, 0.3, 290)
+    xy[[3, 20, 40]] = [[-1, -1], [9000, 0], [0, 9000]]
+    assert um_per_px_from_grid(xy, row, col, 200) == pytest.approx(200 / 290)
+
+
 def test_kind_of_grid():
     assert grid_kind(*hex_grid()[:2]) == "hex"
     assert grid_kind(*square_grid()[:2]) == "square"

@@ -71,13 +71,13 @@ def test_all_readers_read_the_same(readers, horizontal, vertical):
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.floats(-100, 900), st.floats(-100, 900), st.floats(250, 600), st.integers(20, 100))
+# not the far edges: the last few pixels are on no level, their number being no multiple of the factor
+@given(st.floats(0, 400), st.floats(0, 400), st.floats(250, 600), st.integers(20, 100))
 def test_pyramid_reads_nearly_the_same_from_its_smaller_levels(smooth, x, y, extent, out):
     array, pyramid = smooth
     expected = array.read_region(x, y, extent, extent, (out, out)).astype(int)
     difference = np.abs(pyramid.read_region(x, y, extent, extent, (out, out)) - expected)
-    # the last few pixels at the far edges are on no level: their number is no multiple of the factor
-    assert difference.mean() < 3 and np.quantile(difference, 0.9) < 6
+    assert difference.mean() < 1.5 and difference.max() < 8
 
 
 @pytest.fixture(scope="module")

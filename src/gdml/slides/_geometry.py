@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 _LEGACY_ST_MOST = 64  # legacy ST arrays have 33 x 35 positions; a larger square grid is another technology
 _FEWEST = 8  # spots from which the kind of a grid is told
+_FITS, _STRAY = 5, 4.0  # fits of a grid; spots this many times the median residual away don't count
 _QUERIES = 2000  # spots whose nearest neighbour is looked for
 
 
@@ -38,7 +39,8 @@ def um_per_px_from_grid(xy: ArrayLike, row: ArrayLike, col: ArrayLike, pitch_um:
     """Micrometres per pixel from the known pitch of a spot grid, over all spots at once.
 
     The steps of the grid in px are those of the affine map from grid to pixels that fits the centres best
-    (least squares), so the jitter of single spots averages out and a rotated grid is no trouble.
+    (least squares, refitted without stray spots), so the jitter of single spots averages out and a rotated
+    grid is no trouble.
 
     Parameters
     ----------
@@ -59,18 +61,24 @@ def um_per_px_from_grid(xy: ArrayLike, row: ArrayLike, col: ArrayLike, pitch_um:
     grid = np.column_stack([row, col, np.ones(len(xy))]).astype(np.float64)
     if kind is None or np.linalg.matrix_rank(grid) < 3:
         raise ValueError("`row` and `col` are not a hexagonal or square grid of spots in two dimensions.")
-    steps = np.linalg.lstsq(grid, xy, rcond=None)[0]
+    keep = np.ones(len(xy), bool)
+    for _ in range(_FITS):
+        steps = np.linalg.lstsq(grid[keep], xy[keep], rcond=None)[0]
+        off = np.linalg.norm(xy - grid @ steps, axis=1)
+        keep = off <= max(_STRAY * np.median(off), 1e-6)
     row_step, col_step = steps[0], steps[1]
     sides = [2 * col_step, row_step + col_step, row_step - col_step] if kind == "hex" else [row_step, col_step]
     lengths = np.linalg.norm(sides, axis=1)
-    off = np.sqrt(np.square(xy - grid @ steps).sum(1).mean())
-    if off > lengths.mean() / 4 or lengths.max() > 1.25 * lengths.min():
+    if np.median(off) > lengths.mean() / 4 or lengths.max() > 1.25 * lengths.min():
         raise ValueError("`row` and `col` do not match the spot centres: they are not steps of one regular grid.")
     return float(pitch_um / lengths.mean())
 
 
 def um_per_px_from_neighbors(xy: ArrayLike, pitch_um: float) -> float:
     """Micrometres per pixel from the median distance to the nearest spot.
+
+    A few per cent too large where spots lie unevenly, since the nearest one is then nearer than the
+    pitch: :func:`um_per_px_from_grid` is better where the grid is known.
 
     Parameters
     ----------
