@@ -1,0 +1,23 @@
+"""Plots: maps of expression, scores of genes, the course of training."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._gene_scores import gene_scores
+    from ._history import history
+    from ._spatial import spatial_pred
+
+__all__ = ["gene_scores", "history", "spatial_pred"]
+
+_MODULES = {"gene_scores": "_gene_scores", "history": "_history", "spatial_pred": "_spatial"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

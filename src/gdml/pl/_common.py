@@ -1,0 +1,68 @@
+"""What all plots share: axes to draw on, what is returned, labels that do not overlap."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+# Okabe and Ito's colours, which all common kinds of colour vision tell apart
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, GREY = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#8C8C8C"
+
+
+def given_axes(ax: Any, n: int) -> list[Axes]:
+    """Flatten what the user passed as ``ax``, and check that there is one for each of ``n`` panels.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer.
+    """
+    axes = list(np.ravel(np.asarray(ax, dtype=object)))
+    if len(axes) != n or not all(isinstance(one, Axes) for one in axes):
+        raise ValueError(f"`ax` holds {len(axes)} axes, but {n} panels are drawn; pass {n}, or leave `ax` out.")
+    return axes
+
+
+def finish(axes: Any, show: bool | None, return_fig: bool | None) -> Any:
+    """Show the figure where asked to; return the axes, or the figure."""
+    figure: Figure = np.ravel(np.asarray(axes, dtype=object))[0].figure
+    if show:
+        plt.show()
+    return figure if return_fig else axes
+
+
+def bare(ax: Axes) -> None:
+    """Keep the left and lower frame line alone."""
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def spread(values: ArrayLike, gap: float, low: float = -np.inf, high: float = np.inf) -> NDArray[np.float64]:
+    """Positions near ``values``, in the same order, at least ``gap`` apart, within ``[low, high]`` where they fit.
+
+    Parameters
+    ----------
+    values
+        Wanted positions, any order.
+    gap
+        Smallest distance of neighbours.
+    low, high
+        Limits.
+    """
+    values = np.asarray(values, np.float64)
+    order = np.argsort(values, kind="stable")
+    steps = gap * np.arange(len(values))
+    # least squares under the gaps: isotonic regression of the values less their steps (pool adjacent violators)
+    blocks: list[list[float]] = []
+    for value in values[order] - steps:
+        blocks.append([value, 1.0])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            mean, size = blocks.pop()
+            blocks[-1] = [(blocks[-1][0] * blocks[-1][1] + mean * size) / (blocks[-1][1] + size), blocks[-1][1] + size]
+    pooled = np.concatenate([np.full(int(size), mean) for mean, size in blocks]) if blocks else np.empty(0)
+    top = high - (steps[-1] if len(steps) else 0)
+    out = np.empty_like(values)
+    out[order] = np.clip(pooled, low, max(low, top)) + steps
+    return out

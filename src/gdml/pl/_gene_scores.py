@@ -1,0 +1,161 @@
+"""Which genes can be trusted: correlations, ranked."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from anndata import AnnData
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from gdml import _keys
+from gdml._errors import did_you_mean
+from gdml.metrics import nan_mean
+
+from ._common import BLUE, GREY, RED, bare, finish, given_axes, spread
+
+
+def gene_scores(
+    adata: AnnData,
+    *,
+    genes: Sequence[str] | None = None,
+    n_labels: int = 6,
+    key: str = _keys.KEY,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool | None = None,
+) -> Axes | Figure:
+    """Draw the correlation of each gene, ranked from best to worst.
+
+    Each point is a gene's correlation averaged over slides; where several slides were scored, a bar spans its lowest to
+    its highest slide. The dashed line is PCC(A).
+
+    Parameters
+    ----------
+    adata
+        Scored by :func:`gdml.tl.evaluate`.
+    genes
+        Genes to name in the plot, instead of the best and the worst.
+    n_labels
+        How many of the best and how many of the worst genes are named.
+    key
+        Name under which the scores are stored.
+    ax
+        Axes to draw on; a new figure by default.
+    show
+        Call :func:`matplotlib.pyplot.show`.
+    return_fig
+        Return the figure instead of the axes.
+
+    Returns
+    -------
+    The Axes, or the Figure.
+
+    Raises
+    ------
+    KeyError
+        If nothing was scored under ``key``, or a gene of ``genes`` was not.
+
+    Examples
+    --------
+    >>> import gdml
+    >>> gdml.tl.evaluate(adata)  # doctest: +SKIP
+    >>> gdml.pl.gene_scores(adata, genes=["FASN", "GNAS"])  # doctest: +SKIP
+    """
+    names, pcc = _scores(adata, key)
+    mean = nan_mean(pcc, 0)
+    order = np.argsort(-mean, kind="stable")  # NaN last
+    order = order[~np.isnan(mean[order])]
+    if not len(order):
+        raise ValueError(f"No gene has a correlation in adata.uns[{key!r}]['evaluate']: all are constant.")
+    low, high = np.nanmin(pcc[:, order], axis=0), np.nanmax(pcc[:, order], axis=0)
+    rank = np.arange(1, len(order) + 1)
+
+    ax = plt.subplots(figsize=(5.6, 3.8), layout="constrained")[1] if ax is None else given_axes(ax, 1)[0]
+    if len(pcc) > 1:
+        ax.vlines(rank, low, high, color=BLUE, alpha=0.3, lw=0.8)
+    ax.plot(rank, mean[order], "o", color=BLUE, ms=2.5, mew=0)
+    ax.axhline(0, color=GREY, lw=0.8)
+    overall = float(nan_mean(nan_mean(pcc, 1)))
+    ax.axhline(overall, color=RED, lw=0.8, ls="--")
+    pad = 0.04 * len(order)
+    ax.set_xlim(-pad, len(order) + 1 + pad)
+    ax.margins(y=0.06)
+    _name_genes(ax, names[order], mean[order], _labelled(names, order, genes, n_labels))
+    ax.annotate(
+        f"PCC(A) {overall:.2f}", (1, overall), xycoords=ax.get_yaxis_transform(), xytext=(4, 0),
+        textcoords="offset points", color=RED, va="center", fontsize="small",
+    )  # fmt: skip
+    left_out = len(names) - len(order)
+    ax.set_xlabel("genes, ranked" + (f" ({left_out} constant, left out)" if left_out else ""))
+    ax.set_ylabel("PCC" + (f", mean and range of {len(pcc)} slides" if len(pcc) > 1 else ""))
+    bare(ax)
+    return finish(ax, show, return_fig)
+
+
+def _scores(adata: AnnData, key: str) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+    """Names of the scored genes, and their correlations, slides x genes."""
+    record = adata.uns.get(key, {}).get(_keys.EVALUATE)
+    if record is None:
+        raise KeyError(f"`key` is {key!r}, but adata.uns[{key!r}] holds no scores; run gdml.tl.evaluate(adata).")
+    return np.asarray(record["genes"]).astype(str), np.atleast_2d(np.asarray(record["pcc"], np.float64))
+
+
+def _labelled(
+    names: NDArray[np.str_], order: NDArray[np.intp], genes: Sequence[str] | None, n_labels: int
+) -> NDArray[np.intp]:
+    """Ranks of the genes to be named."""
+    if genes is None:
+        n = min(n_labels, len(order) // 2)
+        return np.r_[np.arange(n), np.arange(len(order) - n, len(order))]
+    for gene in [genes] if isinstance(genes, str) else genes:
+        if gene not in names[order]:
+            raise KeyError(
+                f"`genes` names {gene!r}, which has no correlation. {did_you_mean(gene, names[order].tolist())}"
+            )
+    return np.flatnonzero(np.isin(names[order], genes))
+
+
+def _name_genes(ax: Axes, names: NDArray[np.str_], values: NDArray[np.float64], ranks: NDArray[np.intp]) -> None:
+    """Write names beside their points: those of the better half to the upper right, of the others to the lower left.
+
+    The ranked points fall from upper left to lower right, so both corners are free. Each column of names stands as near
+    to its points as there is room for it above (or below) the curve; the limits grow where there is none.
+    """
+    n = len(names)
+    bottom, top = ax.get_ylim()
+    points = ax.get_window_extent().height / ax.figure.dpi * 72
+    columns = []
+    for better in (True, False):
+        these = ranks[(ranks < n / 2) == better]
+        if not len(these):
+            continue
+        line = min(10, 0.4 * points / len(these)) / points  # of text, as a fraction of the axis
+        room = (len(these) + 1) * line
+        # by mirroring ranks and values, the lower column is found as the upper one is
+        curve, last = (values, these.max()) if better else (-values[::-1], n - 1 - these.min())
+        limit = top if better else -bottom
+        tried = np.arange(int(last + 0.09 * n), max(int(last + 0.09 * n), n // 2) + 1).clip(max=n - 1)
+        fits = curve[tried] + room * (top - bottom) <= limit
+        column = tried[fits.argmax()] if fits.any() else tried[-1]
+        columns.append((these, column if better else n - 1 - column, line, better))
+    for _ in range(10):  # a line of text takes more of the axis once the limits have grown
+        for these, column, line, better in columns:
+            room = (len(these) + 1) * line * (top - bottom)
+            top, bottom = (
+                (max(top, values[column] + room), bottom) if better else (top, min(bottom, values[column] - room))
+            )
+    ax.set_ylim(bottom, top)
+
+    for these, column, line, better in columns:
+        gap = line * (top - bottom)
+        limits = (values[column] + gap, top - gap / 2) if better else (bottom + gap / 2, values[column] - gap)
+        for rank, y in zip(these, spread(values[these], gap, *limits), strict=True):
+            ax.annotate(
+                names[rank], (rank + 1, values[rank]), xytext=(column + 1, y), fontsize="small", fontstyle="italic",
+                va="center", ha="left" if better else "right",
+                arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 1, "shrinkB": 1, "relpos": (1 - better, 0.5)},
+                path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
+            )  # fmt: skip

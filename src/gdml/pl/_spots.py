@@ -1,0 +1,175 @@
+"""Spots of one slide at their true size: shapes, limits, H&E underneath, scale bar."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.collections import Collection, EllipseCollection, PolyCollection
+from matplotlib.colors import Normalize
+from numpy.typing import NDArray
+
+from gdml import _keys
+from gdml._errors import did_you_mean, some
+from gdml.slides import grid_kind, um_per_px_from_grid, um_per_px_from_neighbors
+
+SHAPES = {"hex": 6, "square": 4, "circle": 0}
+
+
+@dataclass(frozen=True)
+class SpotLayout:
+    """Where the spots of one slide lie, and how large they are; lengths in full-resolution px."""
+
+    xy: NDArray[np.float64]
+    shape: str
+    diameter: float  # of circles; flat to flat of hexagons and squares
+    angle: float  # direction of a neighbour, radians
+    um_per_px: float | None
+    image: NDArray[Any] | None
+    image_scale: float
+
+    def limits(self) -> tuple[float, float, float, float]:
+        """Left, right, top, bottom: the spots with half a spot of margin."""
+        left, top = self.xy.min(0) - self.diameter
+        right, bottom = self.xy.max(0) + self.diameter
+        return left, right, top, bottom
+
+
+def spot_layout(
+    adata: AnnData, library: str, rows: NDArray[np.intp], *, shape: str | None, size: float, img: bool, key: str
+) -> SpotLayout:
+    """Measure the spots of one slide.
+
+    Raises
+    ------
+    KeyError
+        If ``img`` is asked for and the slide has no hires image.
+    ValueError
+        If the shape is unknown, or the size is not positive.
+    """
+    if shape is not None and shape not in SHAPES:
+        raise ValueError(f"`shape` is {shape!r}. {did_you_mean(str(shape), SHAPES)}")
+    if not size > 0:
+        raise ValueError(f"`size` is {size!r}; it must be positive, 1 being the true size.")
+    tiles = adata.uns.get(key, {}).get(_keys.TILES, {})
+    xy = np.asarray(adata.obsm[str(tiles.get("spatial_key", _keys.SPATIAL))], np.float64)[rows]
+    visium = adata.uns.get(_keys.SPATIAL, {}).get(library, {})
+    grid = [adata.obs[k].to_numpy()[rows] for k in (_keys.ARRAY_ROW, _keys.ARRAY_COL) if k in adata.obs]
+    if shape is None:
+        shape = "hex" if len(grid) == 2 and grid_kind(*grid) == "hex" else "circle"
+    diameter = visium.get("scalefactors", {}).get("spot_diameter_fullres")
+    pitch = _pitch(xy, grid) or 2 * float(diameter or 1)
+    sides = SHAPES[shape]
+    diameter = pitch if sides else float(diameter or pitch / 2)
+
+    scale = tiles.get("slides", {}).get(library, {}).get("um_per_px", np.nan)
+    pitch_um = visium.get("metadata", {}).get(_keys.SPOT_PITCH, np.nan)
+    um_per_px = scale if np.isfinite(scale) else pitch_um / pitch
+    image, image_scale = _hires(visium, library) if img else (None, 1.0)
+    return SpotLayout(
+        xy,
+        shape,
+        diameter * size,
+        _direction(xy, sides),
+        float(um_per_px) if np.isfinite(um_per_px) else None,
+        image,
+        image_scale,
+    )
+
+
+def _pitch(xy: NDArray[np.float64], grid: list[NDArray[Any]]) -> float | None:
+    """Distance of neighbouring spots, px: from the grid where it is known, else from the nearest neighbours."""
+    try:
+        return 1 / um_per_px_from_grid(xy, grid[0], grid[1], 1.0)
+    except (ValueError, IndexError):
+        pass
+    try:
+        return 1 / um_per_px_from_neighbors(xy, 1.0)
+    except ValueError:
+        return None
+
+
+def _direction(xy: NDArray[np.float64], sides: int) -> float:
+    """Angle from a spot to a neighbour, radians: the mean over spots, up to turns by ``2 pi / sides``."""
+    from scipy.spatial import cKDTree
+
+    if len(xy) < 2 or not sides:
+        return 0.0
+    nearest = cKDTree(xy).query(xy, k=2)[1][:, 1]
+    step = xy[nearest] - xy
+    return float(np.angle(np.exp(1j * sides * np.arctan2(step[:, 1], step[:, 0])).sum()) / sides)
+
+
+def _hires(visium: dict[str, Any], library: str) -> tuple[NDArray[Any], float]:
+    images, factors = visium.get("images", {}), visium.get("scalefactors", {})
+    if "hires" not in images or "tissue_hires_scalef" not in factors:
+        raise KeyError(
+            f"`img` is True, but adata.uns['spatial'][{library!r}] has no hires image with its scale factor (images: "
+            f"{some(images) or 'none'}). Pass img=False."
+        )
+    return np.asarray(images["hires"]), float(factors["tissue_hires_scalef"])
+
+
+def draw_spots(ax: Axes, spots: SpotLayout, values: NDArray[Any], *, cmap: str, norm: Normalize) -> Collection:
+    """Draw one value a spot, in image orientation (y down), at equal aspect."""
+    left, right, top, bottom = spots.limits()
+    if spots.image is not None:
+        height, width = spots.image.shape[:2]
+        extent = (0, width / spots.image_scale, height / spots.image_scale, 0)
+        ax.imshow(spots.image, extent=extent, interpolation="antialiased", alpha=0.7, zorder=0)
+    # a hairline in the spot's own colour closes the seams that renderers leave between tiles
+    style: dict[str, Any] = {"cmap": cmap, "norm": norm, "linewidths": 0.2, "edgecolors": "face", "zorder": 1}
+    if spots.image is not None:
+        style |= {"linewidths": 0.4, "edgecolors": "white"}  # stained nuclei are as dark as low values
+    drawn: Collection
+    if spots.shape == "circle":
+        d = np.full(len(spots.xy), spots.diameter)
+        drawn = EllipseCollection(
+            d, d, np.zeros_like(d), units="xy", offsets=spots.xy, offset_transform=ax.transData, **style
+        )
+    else:
+        n = SHAPES[spots.shape]
+        corner = spots.angle + (2 * np.arange(n) + 1) * np.pi / n
+        outline = spots.diameter / 2 / np.cos(np.pi / n) * np.column_stack([np.cos(corner), np.sin(corner)])
+        drawn = PolyCollection(spots.xy[:, None] + outline, **style)
+    drawn.set_array(np.asarray(values, np.float64))
+    ax.add_collection(drawn, autolim=False)
+    # a slide narrower than its axes gets wider limits instead of narrower axes, so that titles have room
+    box = ax.get_window_extent()
+    wider = max(0.0, (bottom - top) * box.width / box.height - (right - left)) / 2
+    ax.set(xlim=(left - wider, right + wider), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return drawn
+
+
+def scale_bar(ax: Axes, spots: SpotLayout) -> None:
+    """Draw a bar of a round number of micrometres below the spots; nothing where the scale is not known."""
+    if spots.um_per_px is None:
+        return
+    left, right = ax.get_xlim()
+    bottom, top = ax.get_ylim()
+    longest = 0.3 * (right - left) * spots.um_per_px
+    power = 10.0 ** np.floor(np.log10(longest))
+    length = max(step * power for step in (1, 2, 5) if step * power <= longest)
+    label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+    below = bottom + 0.03 * (bottom - top)
+    ax.plot(
+        [left, left + length / spots.um_per_px],
+        [below, below],
+        color="black",
+        lw=2,
+        solid_capstyle="butt",
+        clip_on=False,
+    )
+    ax.annotate(
+        label,
+        (left + length / spots.um_per_px, below),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize="small",
+        annotation_clip=False,
+        path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
+    )
