@@ -1,0 +1,1 @@
+"""Training: splits, the loop, and models on disk."""

@@ -1,0 +1,142 @@
+"""What every model has in common, and the registry: a public module that declares ``MODELS`` takes part."""
+
+import pkgutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar
+
+from torch import Generator, Tensor, nn
+
+from gdml._errors import did_you_mean
+
+from .batch import Batch, Output
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that the data give a model.
+
+    Parameters
+    ----------
+    dim
+        Width D of a token.
+    n_tokens
+        Local tokens T of a spot.
+    n_side
+        Neighbour tiles along one edge of the region.
+    n_genes
+        Panel genes M.
+    """
+
+    dim: int
+    n_tokens: int
+    n_side: int
+    n_genes: int
+
+
+class SpotModel(nn.Module):
+    """Base of all models: features of spots to the expression of the panel genes.
+
+    A subclass sets ``config_class`` and ``citation``, and writes ``prepare``, ``forward`` and ``loss``.
+
+    Parameters
+    ----------
+    config
+        Instance of ``config_class``, a frozen dataclass.
+    shape
+        Sizes of the data.
+    """
+
+    config_class: ClassVar[type]
+    citation: ClassVar[str]
+    #: Solved in ``prepare``; there is nothing to iterate.
+    closed_form: ClassVar[bool] = False
+
+    def __init__(self, config: Any, shape: Shape) -> None:
+        super().__init__()
+        self.config = config
+        self.shape = shape
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Learn constants (scales, means) from the training spots, once, before the first step."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
+        """Scalars by name; ``"loss"`` is minimised, the others are recorded.
+
+        Parameters
+        ----------
+        batch
+            With ``expression``.
+        output
+            Of ``forward`` on it.
+        generator
+            Source of the run's random numbers, on the CPU.
+        """
+        raise NotImplementedError
+
+
+@cache
+def _models() -> dict[str, type[SpotModel]]:
+    package = __name__.rpartition(".")[0]
+    found: dict[str, type[SpotModel]] = {}
+    for module in pkgutil.iter_modules(import_module(package).__path__):
+        if not module.name.startswith("_"):
+            found |= getattr(import_module(f"{package}.{module.name}"), "MODELS", {})
+    return found
+
+
+def list_models() -> list[str]:
+    """Names that ``model=`` takes.
+
+    Returns
+    -------
+    Sorted names.
+    """
+    return sorted(_models())
+
+
+def get_model(name: str) -> type[SpotModel]:
+    """Class of a model.
+
+    Parameters
+    ----------
+    name
+        One of :func:`list_models`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model.
+    """
+    models = _models()
+    if name not in models:
+        raise ValueError(f"`model` is {name!r}, which is not known. {did_you_mean(name, models)}")
+    return models[name]
+
+
+def make_config(model: type[SpotModel], base: Any = None, options: dict[str, Any] | None = None) -> Any:
+    """Config of a model: ``base`` or the defaults, with ``options`` in place of some fields.
+
+    Raises
+    ------
+    ValueError
+        If an option is no field of the config.
+    """
+    config = model.config_class() if base is None else base
+    names = [f.name for f in fields(config)]
+    for option in options or {}:
+        if option not in names:
+            raise ValueError(f"`config` has no field {option!r}. {did_you_mean(option, names)}")
+    return replace(config, **(options or {}))
+
+
+def config_record(config: Any) -> dict[str, Any]:
+    """Fields of a config as plain values, for JSON and ``uns``."""
+    return asdict(config)

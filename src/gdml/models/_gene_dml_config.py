@@ -1,0 +1,177 @@
+"""Settings of Gene-DML, and the paper's by data set."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gdml._errors import did_you_mean
+
+
+@dataclass(frozen=True)
+class GeneDMLConfig:
+    """Sizes and switches of Gene-DML; the defaults are ours, :data:`PRESETS` holds the paper's.
+
+    Parameters
+    ----------
+    width
+        d, width of the shared space.
+    features
+        Scale of the features: ``"standardize"`` each column on the training spots, ``"scale"`` (centre, and
+        divide all columns by one number, so that their directions keep their weight), or ``"raw"`` (paper).
+    targets
+        Scale on which expression is learnt, the same choices; predictions are always on the scale of the
+        measured expression. With ``"raw"`` (paper) the head has to learn the mean expression from zero.
+    branch_width
+        Width of the neighbour and slide transformers, to which the features are projected; 0 for the
+        encoder's own width (paper).
+    neighbor_depth, neighbor_heads, neighbor_mlp, neighbor_dropout
+        Transformer over the neighbour tiles.
+    slide_depth, slide_heads, slide_mlp, slide_dropout
+        Transformer over the spots of a slide.
+    projection
+        One linear layer to d per scale (``"separate"``, paper), or one for all (``"shared"``, authors' code;
+        needs ``branch_width=0``).
+    fusion_heads, fusion_mlp, fusion_dropout
+        Transformer layer over the tokens of all scales.
+    fusion_residual
+        Residual around the feed-forward layer after it.
+    head
+        ``"paper"``: d -> 3d -> d -> genes with ReLU; ``"linear"``: one layer.
+    head_dropout, gene_dropout
+        Of the expression head and of the gene encoder.
+    input_dropout
+        Rate at which entries of the features are zeroed in training.
+    token_dropout
+        Share of the local tokens that are left out of a training step.
+    instance_weight
+        Weight of the instance loss; 0 switches the pathway off.
+    instance_reduction
+        Two directions of equation 4: ``"average"`` (authors' code) or ``"sum"`` (paper).
+    tau
+        Temperature of the instance loss.
+    group_weight
+        lambda of equation 7; 0 switches the pathway off.
+    n_groups
+        k, at most the number of spots in a batch.
+    group_iterations
+        Lloyd iterations of k-means in each batch.
+    group_tau
+        tau_IG.
+    group_target
+        ``"paired"`` (authors' code), ``"nearest"`` (paper's words) or ``"soft"`` (equation 5 as printed).
+    grouping
+        One layer before k-means for both modalities (``"shared"``, authors' code), or one each.
+    detach_centroids
+        Stop gradients at the centroids.
+    normalize_image
+        Unit length of the fused embedding in the group loss (the authors' code leaves it as it is).
+    scale_weight
+        Weight of the supervision of each scale by a head of its own; 0 for none (paper).
+    distillation
+        Share of that supervision that comes from the fused prediction instead of the measured expression.
+    average_scales
+        Predict by the mean of the fused head and the scales' heads.
+    """
+
+    width: int = 256
+    features: Literal["standardize", "scale", "raw"] = "standardize"
+    targets: Literal["standardize", "scale", "raw"] = "standardize"
+    branch_width: int = 256
+    neighbor_depth: int = 2
+    neighbor_heads: int = 4
+    neighbor_mlp: int = 2
+    neighbor_dropout: float = 0.3
+    slide_depth: int = 2
+    slide_heads: int = 4
+    slide_mlp: int = 2
+    slide_dropout: float = 0.3
+    projection: Literal["separate", "shared"] = "separate"
+    fusion_heads: int = 4
+    fusion_mlp: int = 2
+    fusion_dropout: float = 0.3
+    fusion_residual: bool = True
+    head: Literal["paper", "linear"] = "paper"
+    head_dropout: float = 0.3
+    gene_dropout: float = 0.3
+    input_dropout: float = 0.0
+    token_dropout: float = 0.0
+    instance_weight: float = 1.0
+    instance_reduction: Literal["average", "sum"] = "average"
+    tau: float = 0.07
+    group_weight: float = 0.8
+    n_groups: int = 18
+    group_iterations: int = 10
+    group_tau: float = 0.07
+    group_target: Literal["paired", "nearest", "soft"] = "paired"
+    grouping: Literal["shared", "separate"] = "shared"
+    detach_centroids: bool = False
+    normalize_image: bool = True
+    scale_weight: float = 1.0
+    distillation: float = 0.3
+    average_scales: bool = True
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), choices)}")
+        if self.projection == "shared" and self.branch_width:
+            raise ValueError('`projection="shared"` needs all scales at the encoder\'s width: set branch_width=0.')
+        if self.n_groups < 2:
+            raise ValueError(f"`n_groups` must be 2 or more, found {self.n_groups}.")
+        for name in ("instance_weight", "group_weight", "scale_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, found {getattr(self, name)}.")
+
+
+_SCALING = ("standardize", "scale", "raw")
+_CHOICES = {
+    "features": _SCALING,
+    "targets": _SCALING,
+    "projection": ("separate", "shared"),
+    "head": ("paper", "linear"),
+    "instance_reduction": ("average", "sum"),
+    "group_target": ("paired", "nearest", "soft"),
+    "grouping": ("shared", "separate"),
+}
+
+#: The paper's model on HER2ST (supplement, tables 7 and 13, and the authors' configuration).
+_HER2ST = GeneDMLConfig(
+    width=512,
+    features="raw",
+    targets="raw",
+    branch_width=0,
+    neighbor_depth=4,
+    neighbor_heads=4,
+    neighbor_mlp=4,
+    neighbor_dropout=0.3,
+    slide_depth=5,
+    slide_heads=8,
+    slide_mlp=4,
+    slide_dropout=0.3,
+    fusion_heads=1,
+    fusion_mlp=2,
+    fusion_dropout=0.1,
+    fusion_residual=False,
+    head_dropout=0.1,
+    n_groups=18,
+    normalize_image=False,
+    scale_weight=0.0,
+    average_scales=False,
+)
+
+PRESETS = {
+    "her2st": _HER2ST,
+    "stnet": replace(
+        _HER2ST, neighbor_heads=8, slide_depth=3, slide_heads=8, slide_mlp=2, slide_dropout=0.1, n_groups=90
+    ),
+    "skinst": replace(
+        _HER2ST,
+        neighbor_heads=16,
+        neighbor_mlp=1,
+        slide_depth=2,
+        slide_heads=16,
+        slide_mlp=1,
+        slide_dropout=0.1,
+        n_groups=25,
+    ),
+}

@@ -1,0 +1,110 @@
+"""The two discrimination losses of Gene-DML (Song et al., WACV 2026, equations 3 to 5)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .grouping import kmeans, nearest
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of each row of ``logits`` (N, C) with a distribution ``target`` (N, C): (N,)."""
+    return -(target * F.log_softmax(logits, 1)).sum(1)
+
+
+def instance_loss(
+    scales: Sequence[Tensor], gene: Tensor, *, tau: float = 0.07, reduction: Literal["average", "sum"] = "average"
+) -> Tensor:
+    """Multi-scale instance-level discrimination, equations 3 and 4.
+
+    For each scale s, with images I and genes G (rows of unit length), the soft target is
+    T = softmax((I I' + G G') / (2 tau)); the loss is the mean over rows of the cross-entropies of
+    G I' / tau with T and of I G' / tau with T', averaged (or summed) over the two directions, then
+    averaged over scales. The paper leaves tau out of the logits of equation 4; its code divides by it.
+
+    Parameters
+    ----------
+    scales
+        One (N, d) embedding per scale, rows of unit length.
+    gene
+        (N, d) embedding of the expression, rows of unit length.
+    tau
+        Temperature.
+    reduction
+        ``"average"`` of the two directions (the authors' code) or their ``"sum"`` (the paper's print).
+
+    Returns
+    -------
+    A scalar.
+    """
+    of_genes = gene @ gene.T
+    total = gene.new_zeros(())
+    for image in scales:
+        target = ((image @ image.T + of_genes) / (2 * tau)).softmax(1)
+        logits = gene @ image.T / tau
+        both = soft_cross_entropy(logits, target) + soft_cross_entropy(logits.T, target.T)
+        total = total + both.mean()
+    total = total / len(scales)
+    return total / 2 if reduction == "average" else total
+
+
+def group_loss(
+    image: Tensor,
+    gene: Tensor,
+    image_group: Tensor,
+    gene_group: Tensor,
+    *,
+    k: int,
+    tau: float = 0.07,
+    iterations: int = 10,
+    start: Tensor,
+    target: Literal["paired", "nearest", "soft"] = "paired",
+    detach: bool = False,
+) -> Tensor:
+    """Cross-level instance-group discrimination, equation 5.
+
+    k-means groups the batch in each modality. An image is classified among the centroids of the gene
+    groups, a gene profile among those of the image groups; logits are similarities over ``tau``.
+
+    Parameters
+    ----------
+    image, gene
+        (N, d) instance embeddings.
+    image_group, gene_group
+        (N, d) embeddings that are grouped, rows of unit length.
+    k
+        Number of groups; no more than N.
+    tau
+        Temperature of the logits (tau_IG of the paper).
+    iterations
+        Lloyd iterations.
+    start
+        (k,) int64, rows of the first centroids, for both modalities.
+    target
+        The class of an instance: ``"paired"``, the group of its paired spot in the other modality
+        (the authors' code; Wang et al. 2021); ``"nearest"``, the centroid nearest to it (the paper's
+        words); ``"soft"``, the softmax of its own logits as a constant (equation 5 as printed).
+    detach
+        Stop gradients at the centroids.
+
+    Returns
+    -------
+    A scalar, the average of both directions.
+    """
+    label_image, centroids_image = kmeans(image_group, k, iterations, start=start)
+    label_gene, centroids_gene = kmeans(gene_group, k, iterations, start=start)
+    if detach:
+        centroids_image, centroids_gene = centroids_image.detach(), centroids_gene.detach()
+
+    def one_way(instance: Tensor, centroids: Tensor, label: Tensor) -> Tensor:
+        logits = instance @ centroids.T / tau
+        if target == "soft":
+            return soft_cross_entropy(logits, logits.detach().softmax(1)).mean()
+        with torch.no_grad():
+            label = nearest(instance, centroids) if target == "nearest" else label
+        return F.cross_entropy(logits, label)
+
+    return (one_way(image, centroids_gene, label_gene) + one_way(gene, centroids_image, label_image)) / 2

@@ -1,0 +1,209 @@
+"""Gene-DML: dual-pathway multi-level discrimination (Song, Fan, Chang, Cai; WACV 2026; arXiv 2507.14670)."""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from ._base import Shape, SpotModel
+from ._gene_dml_config import GeneDMLConfig
+from .batch import Batch, Output
+from .branches import NeighborTransformer, ScaleFusion, SlideTransformer
+from .contrast import group_loss, instance_loss
+from .layers import FeedForward
+from .scaling import Moments, Standardize
+
+SCALES = ("local", "neighbor", "global")
+
+
+class GeneEncoder(nn.Module):
+    """Expression to the shared space, (N, M) -> (N, d), rows of unit length (equation 1).
+
+    Parameters
+    ----------
+    n_genes
+        M.
+    width
+        d.
+    dropout
+        Of the encoder; the feed-forward layer after it has 0.1.
+    """
+
+    def __init__(self, n_genes: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Linear(n_genes, width)
+        self.refine = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.Dropout(dropout))
+        self.norm = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, 2 * width, 0.1)
+
+    def forward(self, expression: Tensor) -> Tensor:
+        """Encode."""
+        x = self.project(expression)
+        return F.normalize(self.feed_forward(self.norm(x + self.refine(x))).float(), dim=1)
+
+
+def _head(width: int, n_genes: int, kind: str, dropout: float) -> nn.Module:
+    """Expression head: the paper's d -> 3d -> d -> M with ReLU, or one linear layer."""
+    if kind == "linear":
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, n_genes))
+    layers: list[nn.Module] = []
+    for a, b in ((width, 3 * width), (3 * width, width)):
+        layers += [nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(width, n_genes))
+
+
+class GeneDML(SpotModel):
+    """Gene-DML: three scales of morphology, aligned with expression by instances and by groups.
+
+    Local tokens, a transformer over the neighbour tiles and a transformer over the slide's spots are
+    projected to one width and fused by self-attention; a head on the mean of all tokens predicts the
+    expression. While it learns, each scale is pulled towards the expression of its spot (equations 3, 4)
+    and spots towards the groups of the other modality (equation 5).
+
+    Parameters
+    ----------
+    config
+        Sizes and switches.
+    shape
+        Sizes of the data.
+    """
+
+    config_class = GeneDMLConfig
+    citation: ClassVar[str] = "Song, Fan, Chang, Cai (2026), Gene-DML, WACV; arXiv 2507.14670"
+    config: GeneDMLConfig
+
+    def __init__(self, config: GeneDMLConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        c, d, m = config, config.width, shape.n_genes
+        inner = c.branch_width or shape.dim
+        self.local_scale = Standardize(shape.dim)
+        self.pooled_scale = Standardize(shape.dim)
+        self.target_scale = Standardize(m)
+        self.drop_input = nn.Dropout(c.input_dropout)
+        self.into_neighbor = nn.Linear(shape.dim, inner) if c.branch_width else nn.Identity()
+        self.into_slide = nn.Linear(shape.dim, inner) if c.branch_width else nn.Identity()
+        self.neighbor = NeighborTransformer(
+            inner, shape.n_side, c.neighbor_depth, c.neighbor_heads, c.neighbor_mlp, c.neighbor_dropout
+        )
+        self.slide = SlideTransformer(inner, c.slide_depth, c.slide_heads, c.slide_mlp, c.slide_dropout)
+        if c.projection == "shared":
+            self.projections = nn.ModuleList([nn.Linear(shape.dim, d)] * len(SCALES))
+        else:
+            self.projections = nn.ModuleList(nn.Linear(width, d) for width in (shape.dim, inner, inner))
+        self.fusion = ScaleFusion(d, c.fusion_heads, c.fusion_mlp, c.fusion_dropout, residual=c.fusion_residual)
+        self.head = _head(d, m, c.head, c.head_dropout)
+        if c.scale_weight:
+            self.scale_heads = nn.ModuleList(_head(d, m, "linear", c.head_dropout) for _ in SCALES)
+        if c.instance_weight or c.group_weight:
+            self.gene = GeneEncoder(m, d, c.gene_dropout)
+        if c.group_weight:
+            groupers = [nn.Linear(d, d)] * 2 if c.grouping == "shared" else [nn.Linear(d, d), nn.Linear(d, d)]
+            self.group = nn.ModuleList(groupers)
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Scale features and targets by the moments of the training spots, as the config says."""
+        dim = self.shape.dim
+        local, pooled, target = Moments(dim), Moments(dim), Moments(self.shape.n_genes)
+        for batch in batches:
+            local.add(batch.tokens.flatten(0, 1))
+            pooled.add(batch.neighbors[batch.neighbor_mask])
+            if batch.expression is not None:
+                target.add(batch.expression)
+        for scaler, moments, kind in (
+            (self.local_scale, local, self.config.features),
+            (self.pooled_scale, pooled, self.config.features),
+            (self.target_scale, target, self.config.targets),
+        ):
+            if kind == "standardize":
+                scaler.set(moments.mean, moments.std)
+            elif kind == "scale":
+                one = moments.std.square().mean().sqrt()
+                scaler.set(moments.mean, one.expand_as(moments.std))
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict (N, M); the embedding is the fused one, (N, d), rows of unit length."""
+        local = self.drop_input(self.local_scale(batch.tokens))
+        neighbors = self.drop_input(self.pooled_scale(batch.neighbors))
+        slides = self.drop_input(self.pooled_scale(batch.slides.features))
+        if self.training and self.config.token_dropout:
+            local = self._drop_tokens(local)
+
+        neighbors = self.neighbor(self.into_neighbor(neighbors), batch.neighbor_mask)
+        spots = self.slide(batch.slides, self.into_slide(slides))[batch.index]
+        by_scale = (local, neighbors, spots[:, None])
+        tokens = torch.cat([project(x) for project, x in zip(self.projections, by_scale, strict=True)], 1)
+        tokens = self.fusion(tokens)
+
+        scales = [part.mean(1) for part in tokens.split([x.shape[1] for x in by_scale], 1)]
+        fused = tokens.mean(1)
+        prediction = self.head(fused)
+        parts = {"fused": fused, "prediction": prediction}
+        parts |= dict(zip(SCALES, scales, strict=True))
+        if self.config.scale_weight:
+            by_head = [head(x) for head, x in zip(self.scale_heads, scales, strict=True)]
+            parts |= {f"{name}_prediction": y for name, y in zip(SCALES, by_head, strict=True)}
+            if self.config.average_scales:
+                prediction = torch.stack([prediction, *by_head]).mean(0)
+        return Output(self.target_scale.inverse(prediction.float()), F.normalize(fused.float(), dim=1), parts)
+
+    def _drop_tokens(self, local: Tensor) -> Tensor:
+        """Leave out a share of the local tokens, the same for all spots of the batch; the first one stays."""
+        n = local.shape[1]
+        kept = max(1, round((n - 1) * (1 - self.config.token_dropout)))
+        order = torch.randperm(n - 1, device=local.device)[:kept].sort().values + 1
+        return torch.cat([local[:, :1], local[:, order]], 1)
+
+    def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
+        """Equation 7, with the terms that the config switches on."""
+        if batch.expression is None:
+            raise ValueError("The batch has no expression to learn from.")
+        c = self.config
+        target = self.target_scale(batch.expression)
+        # the losses are small differences of large exponents: never in bf16
+        with torch.autocast(target.device.type, enabled=False):
+            parts = {name: x.float() for name, x in output.parts.items()}
+            losses = {"loss_pred": F.mse_loss(parts["prediction"], target)}
+            total = losses["loss_pred"]
+            if c.scale_weight:
+                losses["loss_scales"] = self._scale_loss(parts, target)
+                total = total + c.scale_weight * losses["loss_scales"]
+            if c.instance_weight or c.group_weight:
+                gene = self.gene(target)
+            if c.instance_weight:
+                images = [F.normalize(parts[name], dim=1) for name in SCALES]
+                losses["loss_instance"] = instance_loss(images, gene, tau=c.tau, reduction=c.instance_reduction)
+                total = total + c.instance_weight * losses["loss_instance"]
+            if c.group_weight:
+                losses["loss_group"] = self._group_loss(parts["fused"], gene, generator)
+                total = total + c.group_weight * losses["loss_group"]
+        return {"loss": total, **losses}
+
+    def _scale_loss(self, parts: dict[str, Tensor], target: Tensor) -> Tensor:
+        """Each scale predicts on its own, and follows the fused prediction (TRIPLEX, Chung et al. 2024)."""
+        teacher, share = parts["prediction"].detach(), self.config.distillation
+        each = [parts[f"{name}_prediction"] for name in SCALES]
+        terms = [(1 - share) * F.mse_loss(y, target) + share * F.mse_loss(y, teacher) for y in each]
+        return torch.stack(terms).sum()
+
+    def _group_loss(self, fused: Tensor, gene: Tensor, generator: Generator) -> Tensor:
+        c = self.config
+        unit = F.normalize(fused, dim=1)
+        of_image, of_gene = self.group
+        start = torch.randperm(len(gene), generator=generator)[: c.n_groups].to(gene.device)
+        return group_loss(
+            unit if c.normalize_image else fused,
+            gene,
+            F.normalize(of_image(unit), dim=1),
+            F.normalize(of_gene(gene), dim=1),
+            k=c.n_groups,
+            tau=c.group_tau,
+            iterations=c.group_iterations,
+            start=start,
+            target=c.group_target,
+            detach=c.detach_centroids,
+        )
+
+
+MODELS = {"gene-dml": GeneDML}

@@ -1,0 +1,65 @@
+"""How a model is trained."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of the training loop; those of the model are in its own config.
+
+    Parameters
+    ----------
+    max_epochs
+        Epochs at most.
+    patience
+        Epochs without a better validation PCC after which training stops.
+    batch_size
+        Spots a step.
+    slides_per_batch
+        A batch's spots come from this many slides at most, whose spots all pass through the slide branch.
+    optimizer
+        ``"adamw"`` or ``"adam"``.
+    learning_rate
+        Reached after ``warmup_steps``.
+    warmup_steps
+        Steps over which the learning rate rises linearly.
+    decay_epochs, decay
+        Every ``decay_epochs`` the learning rate is multiplied by ``decay`` (1: constant).
+    weight_decay
+        Of AdamW, on matrices alone; biases, norms and position tables are not decayed.
+    clip
+        Largest norm of the gradient; 0 for no limit.
+    average
+        Decay of the running average of the weights that is evaluated and kept (Polyak, Juditsky 1992;
+        early in training the average is shorter); 0 keeps the last weights.
+    refit
+        After the epoch is chosen on the validation split, train once more on all training spots for that
+        many epochs.
+    """
+
+    max_epochs: int = 60
+    patience: int = 15
+    batch_size: int = 128
+    slides_per_batch: int = 8
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = 3e-4
+    warmup_steps: int = 10
+    decay_epochs: int = 1
+    decay: float = 1.0
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    average: float = 0.98
+    refit: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_epochs", "patience", "batch_size", "slides_per_batch", "decay_epochs"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, found {value!r}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"`learning_rate` must be positive, found {self.learning_rate!r}.")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"`average` must lie in [0, 1), found {self.average!r}.")
+        if self.optimizer not in ("adamw", "adam"):
+            raise ValueError(f"`optimizer` must be 'adamw' or 'adam', found {self.optimizer!r}.")
