@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -39,6 +39,7 @@ def _by_loops(counts, panel, norm, weights=None):
     return out
 
 
+@settings(deadline=None)
 @given(
     seed=seeds,
     order=st.sampled_from(["all", "panel"]),
@@ -120,6 +121,7 @@ def _neighbors_by_loops(row, col, library):
     return weights / weights.sum(1, keepdims=True)
 
 
+@settings(deadline=None)
 @given(seed=seeds, hexagonal=st.booleans())
 def test_grid_smoother_agrees_with_loops(seed, hexagonal):
     rng = np.random.default_rng(seed)
@@ -142,6 +144,7 @@ def test_grid_smoother_refuses():
     assert grid_smoother([], [], []).shape == (0, 0)
 
 
+@settings(deadline=None)
 @given(seed=seeds, as_sparse=st.booleans())
 def test_rank_genes_agrees_with_loops_and_ignores_column_order(seed, as_sparse):
     rng = np.random.default_rng(seed)

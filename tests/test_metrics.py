@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdml.metrics import gene_ranks, mae_per_gene, mse_per_gene, pcc_a, pcc_h, pearson_per_gene, top_genes
@@ -14,6 +14,7 @@ def _two(seed, n=30, genes=6):
     return y, 0.5 * y + rng.normal(size=(n, genes))
 
 
+@settings(deadline=None)
 @given(seed=seeds)
 def test_per_gene_scores_agree_with_loops(seed):
     y, p = _two(seed)
@@ -27,6 +28,7 @@ def test_per_gene_scores_agree_with_loops(seed):
         assert mae_per_gene(y, p)[g] == pytest.approx(sum(abs(i - j) for i, j in zip(a, b, strict=True)) / len(a))
 
 
+@settings(deadline=None)
 @given(seed=seeds, scale=st.floats(1e-150, 1e150), shift=st.floats(-100, 100))
 def test_pearson_ignores_scale_and_shift(seed, scale, shift):
     y, p = _two(seed)
@@ -55,6 +57,7 @@ def test_shapes_are_checked(score):
         score(np.zeros((0, 2)), np.zeros((0, 2)))
 
 
+@settings(deadline=None)
 @given(seed=seeds)
 def test_gene_ranks_agree_with_loops(seed):
     rng = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 import anndata as ad
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -103,6 +103,7 @@ def test_history_refuses(trained):
         pl.history(trained, ax=plt.subplots()[1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-10, 10, width=16), max_size=12), st.floats(0.01, 0.5))
 def test_spread_keeps_order_gap_and_limits(values, gap):
     got = spread(values, gap, -20, 20)

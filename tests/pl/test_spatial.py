@@ -133,6 +133,11 @@ def test_scale_bar_is_true(adata):
     assert pl.spatial_pred(one(adata), "A")[0].texts[0].get_text() == "2 mm"
 
 
+def test_scale_of_a_visium_grid_is_known(visium):
+    (bar,) = pl.spatial_pred(visium, "A")[0].lines
+    assert np.ptp(bar.get_xdata()) == pytest.approx(200)  # pitch 100 px = 100 um
+
+
 def test_own_axes_and_return_values(adata):
     import matplotlib.pyplot as plt
 
@@ -172,6 +177,18 @@ def test_missing_image_is_told(adata):
     adata.uns["spatial"]["s1"]["images"] = {}
     with pytest.raises(KeyError, match="img=False"):
         pl.spatial_pred(one(adata), "A", img=True)
+
+
+@pytest.mark.real
+def test_real_section(her2st_section):
+    import gdml
+
+    gdml.pp.normalize(her2st_section, genes=["FASN", "GNAS"])
+    her2st_section.obsm["gdml"] = her2st_section.obsm["gdml_measured"] * 0.5
+    axes = pl.spatial_pred(her2st_section, ["FASN", "GNAS"], img=True)
+    assert [titles(ax)[1] for ax in axes] == ["measured", "predicted, PCC 1.00"] * 2
+    assert axes[0].texts[0].get_text() == "1 mm"
+    assert len(axes[0].images) == 1
 
 
 @pytest.mark.parametrize("img", [False, True])

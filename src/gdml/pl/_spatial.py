@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -20,12 +19,10 @@ from gdml.metrics import pearson_per_gene
 from gdml.pp._validate import libraries
 
 from ._common import finish, given_axes
+from ._figure import new_axes
 from ._spots import SpotLayout, draw_spots, scale_bar, spot_layout
 
-# inches: longest side of a panel, between panels, for the colour bar, title, scale bar, name of the slide
-_PANEL_INCH, _GAP_INCH, _BAR_INCH, _TITLE_INCH, _FOOT_INCH, _LABEL_INCH = 2.6, 0.15, 0.75, 0.35, 0.3, 0.3
 _SCALES = {"minmax": (0, 100), "robust": (2, 98)}  # percentiles that become 0 and 1
-_NARROWEST_INCH = 2.1  # room for a title
 
 
 class _Panel(NamedTuple):
@@ -137,9 +134,12 @@ def spatial_pred(
     if ncols is None:
         ncols = len(genes) if len(slides) > 1 else min(2, len(genes))
 
-    panels = sum(len(group.panels) for group in groups)
     several = len(slides) > 1
-    axes = _new_axes(groups, layouts, ncols, several) if ax is None else given_axes(ax, panels)
+    if ax is None:
+        counts = [len(group.panels) for group in groups]
+        axes = new_axes([layouts[group.library] for group in groups], counts, ncols=ncols, row_label=several)
+    else:
+        axes = given_axes(ax, sum(len(group.panels) for group in groups))
     unit = _unit(adata, key)
     remaining = iter(axes)
     for i, group in enumerate(groups):
@@ -203,36 +203,6 @@ def _warn_of_two_scales(adata: AnnData, key: str) -> None:
             UserWarning,
             stacklevel=4,
         )
-
-
-def _new_axes(groups: list[_Group], layouts: dict[str, SpotLayout], ncols: int, row_label: bool) -> list[Axes]:
-    """Axes of the panels, each as large as its slide asks for.
-
-    Positions are set in inches: panels have fixed aspects, for which matplotlib's own layouts leave wide gaps.
-    """
-    sizes = [_panel_inches(layouts[group.library]) for group in groups]
-    panels = max(len(group.panels) for group in groups)
-    left = _LABEL_INCH if row_label else 0.1
-    column = max(width for width, _ in sizes) * panels + _GAP_INCH * (panels - 1) + _BAR_INCH
-    rows = range(0, len(groups), ncols)
-    heights = [_TITLE_INCH + max(height for _, height in sizes[i : i + ncols]) + _FOOT_INCH for i in rows]
-    total = np.array([left + column * min(ncols, len(groups)), sum(heights)])
-
-    figure = plt.figure(figsize=total)
-    axes = []
-    for i, (group, (width, height)) in enumerate(zip(groups, sizes, strict=True)):
-        top = sum(heights[: i // ncols]) + _TITLE_INCH
-        for j in range(len(group.panels)):
-            x = left + column * (i % ncols) + j * (width + _GAP_INCH)
-            corner, extent = np.array([x, total[1] - top - height]) / total, np.array([width, height]) / total
-            axes.append(figure.add_axes((*corner, *extent)))
-    return axes
-
-
-def _panel_inches(layout: SpotLayout) -> tuple[float, float]:
-    left, right, top, bottom = layout.limits()
-    inch_per_px = _PANEL_INCH / max(right - left, bottom - top)
-    return max((right - left) * inch_per_px, _NARROWEST_INCH), (bottom - top) * inch_per_px
 
 
 def _draw_group(

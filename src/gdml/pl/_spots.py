@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import did_you_mean, some
+from gdml.pp._scale import PITCH_UM
 from gdml.slides import grid_kind, um_per_px_from_grid, um_per_px_from_neighbors
 
 SHAPES = {"hex": 6, "square": 4, "circle": 0}
@@ -57,15 +58,15 @@ def spot_layout(
     xy = np.asarray(adata.obsm[str(tiles.get("spatial_key", _keys.SPATIAL))], np.float64)[rows]
     visium = adata.uns.get(_keys.SPATIAL, {}).get(library, {})
     grid = [adata.obs[k].to_numpy()[rows] for k in (_keys.ARRAY_ROW, _keys.ARRAY_COL) if k in adata.obs]
-    if shape is None:
-        shape = "hex" if len(grid) == 2 and grid_kind(*grid) == "hex" else "circle"
+    kind = grid_kind(*grid) if len(grid) == 2 else None
+    shape = shape or ("hex" if kind == "hex" else "circle")
     diameter = visium.get("scalefactors", {}).get("spot_diameter_fullres")
     pitch = _pitch(xy, grid) or 2 * float(diameter or 1)
     sides = SHAPES[shape]
     diameter = pitch if sides else float(diameter or pitch / 2)
 
     scale = tiles.get("slides", {}).get(library, {}).get("um_per_px", np.nan)
-    pitch_um = visium.get("metadata", {}).get(_keys.SPOT_PITCH, np.nan)
+    pitch_um = visium.get("metadata", {}).get(_keys.SPOT_PITCH, PITCH_UM.get(kind or "", np.nan))
     um_per_px = scale if np.isfinite(scale) else pitch_um / pitch
     image, image_scale = _hires(visium, library) if img else (None, 1.0)
     return SpotLayout(
