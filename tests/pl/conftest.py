@@ -31,7 +31,7 @@ def looks_the_same(tmp_path):
     from matplotlib.testing.compare import compare_images
     from matplotlib.text import Text
 
-    def check(figure, name, tol=8.0):
+    def check(figure, name, tol=5.0):
         figure.canvas.draw()
         for text in figure.findobj(Text):
             text.set_visible(False)
