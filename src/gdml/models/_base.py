@@ -51,6 +51,8 @@ class SpotModel(nn.Module):
 
     config_class: ClassVar[type]
     citation: ClassVar[str]
+    #: Configs of published recipes, by name.
+    presets: ClassVar[dict[str, Any]] = {}
     #: Solved in ``prepare``; there is nothing to iterate.
     closed_form: ClassVar[bool] = False
 

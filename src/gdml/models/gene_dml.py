@@ -1,14 +1,14 @@
 """Gene-DML: dual-pathway multi-level discrimination (Song, Fan, Chang, Cai; WACV 2026; arXiv 2507.14670)."""
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ._base import Shape, SpotModel
-from ._gene_dml_config import GeneDMLConfig
+from ._gene_dml_config import PRESETS, GeneDMLConfig
 from .batch import Batch, Output
 from .branches import NeighborTransformer, ScaleFusion, SlideTransformer
 from .contrast import group_loss, instance_loss
@@ -72,6 +72,7 @@ class GeneDML(SpotModel):
 
     config_class = GeneDMLConfig
     citation: ClassVar[str] = "Song, Fan, Chang, Cai (2026), Gene-DML, WACV; arXiv 2507.14670"
+    presets: ClassVar[dict[str, Any]] = PRESETS
     config: GeneDMLConfig
 
     def __init__(self, config: GeneDMLConfig, shape: Shape) -> None:

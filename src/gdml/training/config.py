@@ -1,7 +1,9 @@
 """How a model is trained."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from gdml._errors import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,40 @@ class TrainingConfig:
             raise ValueError(f"`average` must lie in [0, 1), found {self.average!r}.")
         if self.optimizer not in ("adamw", "adam"):
             raise ValueError(f"`optimizer` must be 'adamw' or 'adam', found {self.optimizer!r}.")
+
+
+#: The paper's recipe: Adam 1e-4, x0.95 every 20 epochs, 200 epochs, patience 20, the authors' batch sizes.
+_PAPER = TrainingConfig(
+    max_epochs=200,
+    patience=20,
+    batch_size=512,
+    optimizer="adam",
+    learning_rate=1e-4,
+    warmup_steps=0,
+    decay_epochs=20,
+    decay=0.95,
+    weight_decay=0.0,
+    clip=0.0,
+    average=0.0,
+    refit=False,
+)
+
+PRESETS = {"her2st": _PAPER, "stnet": _PAPER, "skinst": replace(_PAPER, batch_size=256)}
+
+
+def make_training_config(preset: str | None = None, options: dict[str, Any] | None = None) -> TrainingConfig:
+    """Settings of a preset, or the defaults, with ``options`` in place of some fields.
+
+    Raises
+    ------
+    ValueError
+        If the preset or an option is unknown.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"`preset` is {preset!r}. {did_you_mean(preset, PRESETS)}")
+    base = TrainingConfig() if preset is None else PRESETS[preset]
+    names = [f.name for f in fields(TrainingConfig)]
+    for option in options or {}:
+        if option not in names:
+            raise ValueError(f"`training` has no field {option!r}. {did_you_mean(option, names)}")
+    return replace(base, **(options or {}))
