@@ -1,6 +1,19 @@
 """Tile images to tokens: the registry of frozen encoders."""
 
 from ._base import Encoder
-from ._registry import factories
+from ._device import Precision, resolve_device, use_bf16
+from ._registry import get_encoder, list_encoders, register
+from .custom import CustomEncoder
+from .timm_models import TimmEncoder
 
-__all__ = ["Encoder", "factories"]
+__all__ = [
+    "CustomEncoder",
+    "Encoder",
+    "Precision",
+    "TimmEncoder",
+    "get_encoder",
+    "list_encoders",
+    "register",
+    "resolve_device",
+    "use_bf16",
+]

@@ -21,6 +21,12 @@ class Encoder(Protocol):
         Width of a token, D.
     tile_px
         Side of the tiles that ``encode`` takes, px.
+
+    Notes
+    -----
+    Two more attributes are looked at where they exist: ``n_prefix``, the number of tokens before the grid
+    of patches (needed where there are register tokens), and ``full_precision``, True for an encoder
+    that is never to run in bfloat16.
     """
 
     name: str

@@ -1,18 +1,29 @@
 """Encoders by name: every public module of this folder that declares ``ENCODERS`` takes part."""
 
+import inspect
+import os
 import pkgutil
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gdml._errors import did_you_mean
 
 from ._base import Encoder
+from .custom import CustomEncoder
+from .timm_models import TimmEncoder
 
+_TIMM = "timm:"
 _registered: dict[str, Callable[..., Encoder]] = {}
 
 
 @cache
 def _built_in() -> dict[str, Callable[..., Encoder]]:
-    package = __package__ or "gdml.encoders"
+    package = __name__.rpartition(".")[0]
     found: dict[str, Callable[..., Encoder]] = {}
     for module in pkgutil.iter_modules(import_module(package).__path__):
         if not module.name.startswith("_"):
@@ -20,6 +31,126 @@ def _built_in() -> dict[str, Callable[..., Encoder]]:
     return found
 
 
-def factories() -> dict[str, Callable[..., Encoder]]:
-    """Every known name with the function that makes its encoder; registered ones come last and win."""
-    return _built_in() | _registered
+def list_encoders() -> list[str]:
+    """Names that :func:`get_encoder` knows, besides those of timm models.
+
+    Returns
+    -------
+    Sorted names, registered ones included.
+
+    Examples
+    --------
+    >>> "stain" in list_encoders()
+    True
+    """
+    return sorted(_built_in() | _registered)
+
+
+def register(name: str, factory: Callable[..., Encoder]) -> None:
+    """Give an encoder a name.
+
+    Parameters
+    ----------
+    name
+        Name for ``encoder=``; one that exists is replaced.
+    factory
+        Called with the options of :func:`get_encoder`, returns an :class:`Encoder`.
+
+    Raises
+    ------
+    TypeError
+        If ``factory`` cannot be called.
+    """
+    if not callable(factory):
+        raise TypeError(f"`factory` must be callable, found {type(factory).__name__}; pass lambda: encoder.")
+    _registered[name] = factory
+
+
+def get_encoder(
+    encoder: str | Path | torch.nn.Module | Callable[[torch.Tensor], torch.Tensor] | Encoder,
+    *,
+    name: str | None = None,
+    **options: Any,
+) -> Encoder:
+    """Make an encoder, by name or of what the user has.
+
+    Parameters
+    ----------
+    encoder
+        - a name of :func:`list_encoders`: ``"stain"`` needs no weights, ``"uni"`` and ``"uni2-h"`` are gated
+          on the Hugging Face hub;
+        - a timm model, as ``"timm:resnet50"`` or its plain name;
+        - a :class:`torch.nn.Module` or function from tiles (B, 3, H, W), float32, centred and scaled, to
+          tokens (B, T, D) or (B, D): see :class:`CustomEncoder` for its options;
+        - an :class:`Encoder`, returned as it is.
+    name
+        Name of the embedding, in place of the encoder's own.
+    **options
+        To the encoder. Those made of timm models take ``weights`` (a local file: safetensors, or a torch
+        file of tensors), ``pretrained=False`` with ``seed`` (random weights) and timm's own arguments.
+
+    Returns
+    -------
+    The encoder, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, an option does not exist, or the weights don't fit.
+    TypeError
+        If ``encoder`` is none of the above.
+    FileNotFoundError
+        If a file of weights does not exist.
+    PermissionError, ConnectionError
+        If weights of the hub are gated or can't be downloaded.
+
+    Examples
+    --------
+    >>> get_encoder("stain").dim % 16
+    0
+    """
+    if isinstance(encoder, str | os.PathLike):
+        made = _by_name(encoder, options)
+    elif isinstance(encoder, Encoder) and not isinstance(encoder, type):
+        if options or name is not None:
+            raise ValueError(f"`encoder` is made already; set its name and {sorted(options)} where you make it.")
+        return encoder
+    elif callable(encoder) and not isinstance(encoder, type):
+        made = _make(CustomEncoder, {**options, "function": encoder})
+    else:
+        raise TypeError(
+            f"`encoder` must be a name, a torch module or a function, found {type(encoder).__name__}; "
+            "pass an instance, not its class."
+        )
+    if name is not None:
+        made.name = name
+    return made
+
+
+def _by_name(encoder: str | os.PathLike[str], options: dict[str, Any]) -> Encoder:
+    factories = _built_in() | _registered
+    name = os.fspath(encoder)
+    if name in factories:
+        return _make(factories[name], options)
+    import timm
+
+    if isinstance(encoder, os.PathLike) or Path(name).suffix in (".safetensors", ".bin", ".pt", ".pth"):
+        raise ValueError(
+            f"`encoder` is a file of weights, {name!r}, which doesn't say what it belongs to: pass its architecture, "
+            f'encoder="timm:vit_base_patch16_224" or "uni", with weights={name!r}.'
+        )
+    if name.startswith(_TIMM) or timm.is_model(name):
+        return _make(TimmEncoder, {**options, "architecture": name.removeprefix(_TIMM)})
+    known = [*factories, *timm.list_models()]
+    raise ValueError(
+        f"`encoder` is {name!r}, which is not known. {did_you_mean(name, known)} "
+        "gdml.encoders.list_encoders() has the built-in ones; any timm model, module or function will do as well."
+    )
+
+
+def _make(factory: Callable[..., Encoder], options: dict[str, Any]) -> Encoder:
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        raise ValueError(f"`encoder` does not take these options ({error}): {sorted(options)}.") from error
+    return factory(**options)

@@ -1,18 +1,19 @@
-"""Sums of stain and texture over the cells of a tile, in one pass of compiled loops.
+"""Sums of stain and texture over the cells of a tile, in compiled loops.
 
-Everything is a plain sum or a histogram, so that the sums of a whole tile are those of its cells added up.
+Every entry is a sum over px (of level 0), so that the sums of a tile are those of its cells added up.
 """
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-GRID = 7  # cells along a side
-CELL = 32  # px of a cell: five halvings
-LEVELS = 6  # the cell itself is level 5
+GRID = 7  # cells along a side of the tile
+CELL = 32  # px along a side of a cell
+LEVELS = 6  # averages over 1, 2, 4, ... 32 px; the last is the cell itself
 BINS = 48
-MAX_OD = 1.2
-OD_WHITE = 0.12  # summed over nothing: mean optical density below which a px is glass or lumen
-OD_NUCLEUS = 0.35  # haematoxylin of a nucleus, averaged over 2 x 2 px
+MAX_OD = 1.2  # upper end of the histograms of stain
+OD_WHITE = 0.12  # below this mean optical density a px is glass or lumen
+OD_NUCLEUS = 0.35  # haematoxylin above this, averaged over 2 x 2 px, is a nucleus
 
 # Optical density vectors of haematoxylin and eosin (Ruifrok and Johnston 2001); the third is orthogonal to both.
 _H = np.array([0.644211, 0.716556, 0.266844])
@@ -21,18 +22,26 @@ _R = np.cross(_H, _E)
 UNMIX = np.linalg.inv(np.stack([_H, _E, _R / np.linalg.norm(_R)])).astype(np.float32)
 DENSITY = (-np.log10((np.arange(256) + 1.0) / 256.0)).astype(np.float32)
 
-# slots of the sums
-RGB, HER, SQ_H, SQ_E, CROSS, SQ_R = 0, 3, 6, 12, 18, 24
-WHITE = 30  # levels 0, 2, 4
-TISSUE = 33  # px with tissue, their H, E
-NUCLEI = 36  # px of nuclei (fixed threshold), their H, E, R
-DENSE = 40  # px above 1.5 x the cell's haematoxylin
-TENSOR = 41  # levels 0, 1, 2: xx, yy, xy of OD; then the same of H
-BLOBS = 50  # count, contrast, H at the top, distance-free sharpness
-ANGLE_N = 54
-SCALARS = 56
-HIST_H, HIST_E, HIST_ANGLE = SCALARS, SCALARS + BINS, SCALARS + 2 * BINS
-N_SUMS = SCALARS + 3 * BINS
+# First entry of each kind of sum
+SQUARES_H, SQUARES_E, PRODUCTS = 0, 6, 12  # by level: H^2, E^2, H E of the averages
+MEANS = 18  # H, E
+WHITE = 20  # white px at levels 0, 2, 4
+TISSUE = 23  # px that are not white, their H, their E
+NUCLEI = 26  # px of nuclei, their H, their E
+GRADIENT = 29  # squared gradient of optical density at levels 0, 1, 2
+BLOBS = 32  # number of peaks of H, their rise over the surroundings, their height
+CORES = 35  # px denser than their tile, and those left after 1, 2, 3 erosions
+HIST_H = 39
+HIST_E = HIST_H + BINS
+HIST_ANGLE = HIST_E + BINS
+N_SUMS = HIST_ANGLE + BINS
+
+
+def tile_sums(tile: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Add up a tile (224, 224, 3): sums (49, N_SUMS) over its cells, row-major."""
+    sums = np.zeros((GRID * GRID, N_SUMS), np.float32)
+    _tile_sums(tile, DENSITY, UNMIX, sums)
+    return sums
 
 
 @njit(cache=True, nogil=True)
@@ -46,114 +55,120 @@ def _halve(a):
 
 
 @njit(cache=True, nogil=True)
-def _tensor(a, slot, acc):
-    n = a.shape[0]
+def _gradient(od, entry, sums):
+    n = od.shape[0]
     per = n // GRID
-    weight = np.float32((CELL / per) ** 2)
+    weight = np.float32((CELL // per) ** 2)
     for y in range(1, n - 1):
         for x in range(1, n - 1):
-            gx = a[y, x + 1] - a[y, x - 1]
-            gy = a[y + 1, x] - a[y - 1, x]
-            cell = (y // per) * GRID + x // per
-            acc[cell, slot] += weight * gx * gx
-            acc[cell, slot + 1] += weight * gy * gy
-            acc[cell, slot + 2] += weight * gx * gy
+            gx = od[y, x + 1] - od[y, x - 1]
+            gy = od[y + 1, x] - od[y - 1, x]
+            sums[(y // per) * GRID + x // per, entry] += weight * (gx * gx + gy * gy)
 
 
 @njit(cache=True, nogil=True)
-def _blobs(h, acc):
-    """Peaks of haematoxylin at 2 um per px that stand out of a 7 x 7 ring: about one a nucleus."""
+def _blobs(h, sums):
+    """Peaks of H at 4 px that stand out of the rim of a 7 x 7 window: about one a nucleus."""
     n = h.shape[0]
     per = n // GRID
     smooth = np.zeros((n, n), np.float32)
     for y in range(1, n - 1):
         for x in range(1, n - 1):
-            s = np.float32(0)
+            total = h[y, x]
             for dy in range(-1, 2):
                 for dx in range(-1, 2):
-                    s += h[y + dy, x + dx]
-            smooth[y, x] = (s + h[y, x]) / np.float32(10)
+                    total += h[y + dy, x + dx]
+            smooth[y, x] = total / np.float32(10)
     for y in range(3, n - 3):
         for x in range(3, n - 3):
-            v = smooth[y, x]
+            top = smooth[y, x]
             peak = True
             for dy in range(-1, 2):
                 for dx in range(-1, 2):
-                    if smooth[y + dy, x + dx] > v:
-                        peak = False
+                    peak = peak and smooth[y + dy, x + dx] <= top
             if not peak:
                 continue
-            ring = np.float32(0)
+            rim = np.float32(0)
             for d in range(-3, 3):
-                ring += h[y - 3, x + d] + h[y + 3, x - d] + h[y + d, x + 3] + h[y - d, x - 3]
-            rise = v - ring / np.float32(24)
+                rim += h[y - 3, x + d] + h[y + 3, x - d] + h[y + d, x + 3] + h[y - d, x - 3]
+            rise = top - rim / np.float32(24)
             if rise > np.float32(0.02):
                 cell = (y // per) * GRID + x // per
-                acc[cell, BLOBS] += 1
-                acc[cell, BLOBS + 1] += rise
-                acc[cell, BLOBS + 2] += v
-                acc[cell, BLOBS + 3] += rise * rise
+                sums[cell, BLOBS] += 1
+                sums[cell, BLOBS + 1] += rise
+                sums[cell, BLOBS + 2] += top
 
 
 @njit(cache=True, nogil=True)
-def tile_sums(tile, density, unmix, acc):
-    """Add the sums of one tile (224, 224, 3) uint8 to ``acc`` (49, N_SUMS) float32, zeroed by the caller."""
+def _cores(h, sums):
+    """Erode the dense parts at 4 px by one px three times: what is left tells how large they are."""
+    n = h.shape[0]
+    per = n // GRID
+    weight = np.float32((CELL // per) ** 2)
+    dense = h > 1.25 * max(h.mean(), 0.1)
+    for step in range(4):
+        left = dense.copy()
+        for y in range(n):
+            for x in range(n):
+                if not dense[y, x]:
+                    continue
+                sums[(y // per) * GRID + x // per, CORES + step] += weight
+                left[y, x] = (
+                    (y == 0 or dense[y - 1, x])
+                    and (y == n - 1 or dense[y + 1, x])
+                    and (x == 0 or dense[y, x - 1])
+                    and (x == n - 1 or dense[y, x + 1])
+                )
+        dense = left
+
+
+@njit(cache=True, nogil=True)
+def _tile_sums(tile, density, unmix, sums):
     n = tile.shape[0]
     h = np.empty((n, n), np.float32)
     e = np.empty((n, n), np.float32)
-    r = np.empty((n, n), np.float32)
     od = np.empty((n, n), np.float32)
     for y in range(n):
-        row = (y // CELL) * GRID
         for x in range(n):
-            a, b, c = density[tile[y, x, 0]], density[tile[y, x, 1]], density[tile[y, x, 2]]
-            cell = row + x // CELL
-            acc[cell, RGB] += a
-            acc[cell, RGB + 1] += b
-            acc[cell, RGB + 2] += c
-            od[y, x] = (a + b + c) / np.float32(3)
-            h[y, x] = a * unmix[0, 0] + b * unmix[1, 0] + c * unmix[2, 0]
-            e[y, x] = a * unmix[0, 1] + b * unmix[1, 1] + c * unmix[2, 1]
-            r[y, x] = a * unmix[0, 2] + b * unmix[1, 2] + c * unmix[2, 2]
+            r, g, b = density[tile[y, x, 0]], density[tile[y, x, 1]], density[tile[y, x, 2]]
+            od[y, x] = (r + g + b) / np.float32(3)
+            h[y, x] = r * unmix[0, 0] + g * unmix[1, 0] + b * unmix[2, 0]
+            e[y, x] = r * unmix[0, 1] + g * unmix[1, 1] + b * unmix[2, 1]
 
     for level in range(LEVELS):
         per = CELL >> level
         weight = np.float32((1 << level) ** 2)
         for y in range(GRID * per):
-            row = (y // per) * GRID
             for x in range(GRID * per):
-                cell = row + x // per
-                vh, ve, vr = h[y, x], e[y, x], r[y, x]
-                acc[cell, SQ_H + level] += weight * vh * vh
-                acc[cell, SQ_E + level] += weight * ve * ve
-                acc[cell, CROSS + level] += weight * vh * ve
-                acc[cell, SQ_R + level] += weight * vr * vr
+                s = sums[(y // per) * GRID + x // per]
+                vh, ve = h[y, x], e[y, x]
+                s[SQUARES_H + level] += weight * vh * vh
+                s[SQUARES_E + level] += weight * ve * ve
+                s[PRODUCTS + level] += weight * vh * ve
                 white = od[y, x] < OD_WHITE
-                if level % 2 == 0 and white:
-                    acc[cell, WHITE + level // 2] += weight
-                if level == 5:
-                    acc[cell, HER] += weight * vh
-                    acc[cell, HER + 1] += weight * ve
-                    acc[cell, HER + 2] += weight * vr
-                if level == 1:
-                    if not white:
-                        acc[cell, TISSUE] += weight
-                        acc[cell, TISSUE + 1] += weight * vh
-                        acc[cell, TISSUE + 2] += weight * ve
-                        angle = np.arctan2(max(ve, np.float32(0)), max(vh, np.float32(1e-3))) / np.float32(1.5708)
-                        acc[cell, HIST_ANGLE + min(int(angle * BINS), BINS - 1)] += weight
-                        acc[cell, ANGLE_N] += weight * angle
-                        acc[cell, ANGLE_N + 1] += weight * angle * angle
-                    if vh > OD_NUCLEUS:
-                        acc[cell, NUCLEI] += weight
-                        acc[cell, NUCLEI + 1] += weight * vh
-                        acc[cell, NUCLEI + 2] += weight * ve
-                        acc[cell, NUCLEI + 3] += weight * vr
-                    acc[cell, HIST_H + min(max(int(vh * (BINS / MAX_OD)), 0), BINS - 1)] += weight
-                    acc[cell, HIST_E + min(max(int(ve * (BINS / MAX_OD)), 0), BINS - 1)] += weight
-        if level < 3:
-            _tensor(od, TENSOR + 3 * level, acc)
+                if white and level in (0, 2, 4):
+                    s[WHITE + level // 2] += weight
+                if level == LEVELS - 1:
+                    s[MEANS] += weight * vh
+                    s[MEANS + 1] += weight * ve
+                if level != 1:
+                    continue
+                s[HIST_H + min(max(int(vh * (BINS / MAX_OD)), 0), BINS - 1)] += weight
+                s[HIST_E + min(max(int(ve * (BINS / MAX_OD)), 0), BINS - 1)] += weight
+                if not white:
+                    s[TISSUE] += weight
+                    s[TISSUE + 1] += weight * vh
+                    s[TISSUE + 2] += weight * ve
+                    angle = np.arctan2(max(ve, np.float32(0)), max(vh, np.float32(1e-3))) / np.float32(np.pi / 2)
+                    s[HIST_ANGLE + min(int(angle * BINS), BINS - 1)] += weight
+                if vh > OD_NUCLEUS:
+                    s[NUCLEI] += weight
+                    s[NUCLEI + 1] += weight * vh
+                    s[NUCLEI + 2] += weight * ve
+        if level <= 2:
+            _gradient(od, GRADIENT + level, sums)
         if level == 2:
-            _blobs(h, acc)
+            _blobs(h, sums)
+            _cores(h, sums)
         if level < LEVELS - 1:
-            h, e, r, od = _halve(h), _halve(e), _halve(r), _halve(od)
+            h, e, od = _halve(h), _halve(e), _halve(od)

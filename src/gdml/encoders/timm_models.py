@@ -1,0 +1,136 @@
+"""Any model of timm, with its published weights, a file of weights, or random ones."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from gdml._errors import did_you_mean
+
+from ._hub import hub_errors
+from ._weights import content_id, load_weights
+
+
+class TimmEncoder:
+    """A frozen timm model.
+
+    Tokens are the model's final feature map, the class or pooled token first; the pooled embedding is
+    the class token, or the model's own pooling where it has none.
+
+    Parameters
+    ----------
+    architecture
+        Name of a timm model, such as ``"vit_base_patch16_224"`` or ``"resnet50.a1_in1k"``.
+    name
+        Name of the embedding; the architecture if None.
+    pretrained
+        Load the weights published with the model; False leaves them random.
+    weights
+        File of weights to load instead: safetensors, or a torch file that holds tensors only.
+    seed
+        Seed of random weights.
+    **kwargs
+        To ``timm.create_model``, such as ``img_size=448``.
+
+    Raises
+    ------
+    ValueError
+        If timm knows no such model, or the weights don't fit.
+    FileNotFoundError
+        If ``weights`` does not exist.
+    ConnectionError
+        If published weights are neither in the cache nor can be downloaded.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        *,
+        name: str | None = None,
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        import timm
+
+        if not timm.is_model(architecture):
+            raise ValueError(f"timm has no model {architecture!r}. {did_you_mean(architecture, timm.list_models())}")
+        self.architecture = architecture
+        self.name = name or architecture
+        self._kwargs = {"num_classes": 0, **kwargs}
+        self._weights = None if weights is None else Path(weights).expanduser()
+        self._pretrained = pretrained and weights is None
+        self._seed = seed
+        self._device = torch.device("cpu")
+        self._loaded: Any = None
+        with torch.device("meta"):  # shapes only: features that are stored already need no weights
+            model: Any = timm.create_model(architecture, **self._kwargs)
+        config = timm.data.resolve_model_data_config(model)
+        self.tile_px = int(config["input_size"][-1])
+        self.dim = int(model.num_features)
+        prefix = int(getattr(model, "num_prefix_tokens", 0))
+        self._has_class = prefix > 0 and bool(getattr(model, "has_class_token", True))
+        self.n_prefix = prefix if self._has_class else prefix + 1
+        self._mean, self._std = config["mean"], config["std"]
+        self.identity = self._identify(getattr(model, "pretrained_cfg", None) or {})
+
+    def _identify(self, published: dict[str, Any]) -> str:
+        if self._weights is not None:
+            origin = content_id(self._weights)
+        elif self._pretrained:
+            origin = str(published.get("hf_hub_id") or published.get("url") or "") + f" {published.get('tag', '')}"
+        else:
+            origin = f"random seed {self._seed} torch {torch.__version__}"
+        options = " ".join(f"{k}={_shown(v)}" for k, v in sorted(self._kwargs.items()))
+        return f"timm {self.architecture} {options} {origin.strip()}"
+
+    @property
+    def model(self) -> Any:
+        """The model with its weights, loaded when it is first needed."""
+        if self._loaded is None:
+            import timm
+
+            with torch.random.fork_rng(devices=[]), hub_errors(self.architecture):
+                torch.manual_seed(self._seed)
+                model = timm.create_model(self.architecture, pretrained=self._pretrained, **self._kwargs)
+            if self._weights is not None:
+                load_weights(model, self._weights, self.architecture)
+            self._loaded = model.eval().requires_grad_(False).to(self._device)
+        return self._loaded
+
+    @torch.inference_mode()
+    def encode(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (B, T, D) and pooled (B, D), float32, of tiles (B, tile_px, tile_px, 3) uint8."""
+        features = self.model.forward_features(normalize(tiles, self._mean, self._std))
+        tokens = features
+        if tokens.ndim == 4:  # a map: channels first in CNNs, last in Swin and its kin
+            if tokens.shape[-1] != self.dim:
+                tokens = tokens.movedim(1, -1)
+            tokens = tokens.flatten(1, 2)
+        if self._has_class:
+            return tokens.float(), tokens[:, 0].float()
+        pooled = self.model.forward_head(features, pre_logits=True)
+        if pooled.shape[1:] != (self.dim,):  # a head with a hidden layer of its own
+            pooled = tokens.mean(1)
+        return torch.cat([pooled[:, None], tokens], 1).float(), pooled.float()
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights to ``device``."""
+        self._device = torch.device(device)
+        if self._loaded is not None:
+            self._loaded.to(self._device)
+        return self
+
+
+def normalize(tiles: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """Tiles (B, H, W, 3) uint8 as (B, 3, H, W) float32, centred and scaled by channel."""
+    x = tiles.permute(0, 3, 1, 2).float() / 255
+    offset, scale = (torch.tensor(v, device=tiles.device).view(3, 1, 1) for v in (mean, std))
+    return (x - offset) / scale
+
+
+def _shown(option: object) -> object:
+    """Option as text that stays the same from run to run: functions by name, partial ones too."""
+    function = getattr(option, "func", option)
+    return getattr(function, "__name__", option)
