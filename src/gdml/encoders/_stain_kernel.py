@@ -136,35 +136,36 @@ def _tile_sums(tile, density, unmix, sums):
             e[y, x] = r * unmix[0, 1] + g * unmix[1, 1] + b * unmix[2, 1]
 
     for level in range(LEVELS):
-        per = CELL >> level
+        shift = LEVELS - 1 - level  # a cell has 2**shift px along a side
         weight = np.float32((1 << level) ** 2)
-        for y in range(GRID * per):
-            for x in range(GRID * per):
-                s = sums[(y // per) * GRID + x // per]
+        for y in range(GRID << shift):
+            row = (y >> shift) * GRID
+            for x in range(GRID << shift):
+                cell = row + (x >> shift)
                 vh, ve = h[y, x], e[y, x]
-                s[SQUARES_H + level] += weight * vh * vh
-                s[SQUARES_E + level] += weight * ve * ve
-                s[PRODUCTS + level] += weight * vh * ve
+                sums[cell, SQUARES_H + level] += weight * vh * vh
+                sums[cell, SQUARES_E + level] += weight * ve * ve
+                sums[cell, PRODUCTS + level] += weight * vh * ve
                 white = od[y, x] < OD_WHITE
                 if white and level in (0, 2, 4):
-                    s[WHITE + level // 2] += weight
+                    sums[cell, WHITE + level // 2] += weight
                 if level == LEVELS - 1:
-                    s[MEANS] += weight * vh
-                    s[MEANS + 1] += weight * ve
+                    sums[cell, MEANS] += weight * vh
+                    sums[cell, MEANS + 1] += weight * ve
                 if level != 1:
                     continue
-                s[HIST_H + min(max(int(vh * (BINS / MAX_OD)), 0), BINS - 1)] += weight
-                s[HIST_E + min(max(int(ve * (BINS / MAX_OD)), 0), BINS - 1)] += weight
+                sums[cell, HIST_H + min(max(int(vh * (BINS / MAX_OD)), 0), BINS - 1)] += weight
+                sums[cell, HIST_E + min(max(int(ve * (BINS / MAX_OD)), 0), BINS - 1)] += weight
                 if not white:
-                    s[TISSUE] += weight
-                    s[TISSUE + 1] += weight * vh
-                    s[TISSUE + 2] += weight * ve
+                    sums[cell, TISSUE] += weight
+                    sums[cell, TISSUE + 1] += weight * vh
+                    sums[cell, TISSUE + 2] += weight * ve
                     angle = np.arctan2(max(ve, np.float32(0)), max(vh, np.float32(1e-3))) / np.float32(np.pi / 2)
-                    s[HIST_ANGLE + min(int(angle * BINS), BINS - 1)] += weight
+                    sums[cell, HIST_ANGLE + min(int(angle * BINS), BINS - 1)] += weight
                 if vh > OD_NUCLEUS:
-                    s[NUCLEI] += weight
-                    s[NUCLEI + 1] += weight * vh
-                    s[NUCLEI + 2] += weight * ve
+                    sums[cell, NUCLEI] += weight
+                    sums[cell, NUCLEI + 1] += weight * vh
+                    sums[cell, NUCLEI + 2] += weight * ve
         if level <= 2:
             _gradient(od, GRADIENT + level, sums)
         if level == 2:

@@ -1,0 +1,284 @@
+import threading
+import warnings
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import gdml
+from gdml.encoders import CustomEncoder, get_encoder
+from gdml.features import open_path
+from gdml.pp._embed import load_features
+from gdml.pp._extract import read_ahead, thin_tokens
+
+SIDE = 16  # px of a tile, in the image and for the encoder
+
+
+class Mean:
+    """Mean colour, the number of its calls counted."""
+
+    name, identity, dim, tile_px = "mean", "mean-1", 3, SIDE
+
+    def __init__(self):
+        self.tiles = 0
+        self.fail_after = None
+
+    def encode(self, tiles):
+        assert tiles.dtype == torch.uint8 and tiles.shape[1:] == (SIDE, SIDE, 3)
+        self.tiles += len(tiles)
+        if self.fail_after is not None and self.tiles > self.fail_after:
+            raise RuntimeError("power cut")
+        pooled = tiles.float().mean((1, 2))
+        return pooled[:, None], pooled
+
+    def to(self, device):
+        return self
+
+
+def image(seed=0, size=(160, 200)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def spots(n=12, library="A", seed=0):
+    rng = np.random.default_rng(seed)
+    xy = rng.integers([8, 8], [192, 152], (n, 2)).astype(float)
+    obs = pd.DataFrame({"library_id": pd.Categorical([library] * n)}, index=[f"{library}{i}" for i in range(n)])
+    return ad.AnnData(np.ones((n, 2), np.float32), obs=obs, obsm={"spatial": xy})
+
+
+def tiled(adata=None, images=None, **kwargs):
+    adata = spots() if adata is None else adata
+    images = {"A": image()} if images is None else images
+    gdml.pp.tile(adata, tile_um=None, **{"tile_px": SIDE, "n_side": 3, "image": images, **kwargs})
+    return adata, images
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(gdml.settings, "cache_dir", tmp_path)
+
+
+def test_values_against_a_plain_loop():
+    adata, images = tiled()
+    gdml.pp.embed(adata, Mean(), image=images)
+    features = load_features(adata)["A"]
+    mask = adata.obsm["gdml_neighbor_mask"]
+    assert not mask.all() and mask[:, 4].all()
+    for i, (x, y) in enumerate(adata.obsm["spatial"].astype(int)):
+        for k in range(9):
+            top, left = y - SIDE // 2 + (k // 3 - 1) * SIDE, x - SIDE // 2 + (k % 3 - 1) * SIDE
+            expected = np.zeros(3)
+            if k == 4 or (top >= 0 and left >= 0 and top + SIDE <= 160 and left + SIDE <= 200):
+                canvas = np.full((SIDE, SIDE, 3), 255.0)
+                inside = images["A"][max(top, 0) : top + SIDE, max(left, 0) : left + SIDE]
+                canvas[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]] = inside
+                expected = canvas.mean((0, 1))
+            np.testing.assert_allclose(features.neighbors[i, k], expected, rtol=2e-3, err_msg=f"{i} {k}")
+    np.testing.assert_array_equal(features.pooled, features.neighbors[:, 4])
+    np.testing.assert_array_equal(adata.obsm["X_mean"], features.pooled)
+    assert adata.obsm["X_mean"].dtype == np.float32
+    record = adata.uns["gdml"]["features"]
+    assert (record["encoder"], record["n_tokens"], record["dim"], record["obsm"]) == ("mean", 1, 3, "X_mean")
+
+
+def test_second_call_reads_and_new_spots_are_added():
+    adata, images = tiled()
+    encoder = Mean()
+    gdml.pp.embed(adata[:8].copy(), encoder, image=images)
+    first = encoder.tiles
+    gdml.pp.embed(adata, encoder, image=images)
+    assert encoder.tiles - first == adata.obsm["gdml_neighbor_mask"][8:].sum()
+    first = encoder.tiles
+    shuffled = adata[::-1].copy()
+    gdml.pp.embed(shuffled, encoder, image=images)
+    assert encoder.tiles == first
+    np.testing.assert_array_equal(shuffled.obsm["X_mean"], adata.obsm["X_mean"][::-1])
+
+
+def test_interrupted_call_goes_on():
+    adata, images = tiled(spots(150))
+    adata.obsm["spatial"] += np.arange(150)[:, None] / 1000  # no two alike
+    encoder = Mean()
+    encoder.fail_after = 1000
+    with pytest.raises(RuntimeError, match="power cut"):
+        gdml.pp.embed(adata, encoder, image=images)
+    assert "features" not in adata.uns["gdml"] and "X_mean" not in adata.obsm
+    encoder.fail_after, encoder.tiles = None, 0
+    gdml.pp.embed(adata, encoder, image=images)
+    in_order = np.lexsort(adata.obsm["spatial"].T)
+    assert encoder.tiles == adata.obsm["gdml_neighbor_mask"][in_order[64:]].sum()
+    assert len(load_features(adata)["A"].tokens) == 150
+
+
+def test_other_image_encoder_or_geometry_is_another_store():
+    adata, images = tiled()
+    paths = set()
+
+    def embed(adata, **kwargs):
+        gdml.pp.embed(adata, **{"encoder": Mean(), "image": images, "precision": "fp32", **kwargs})
+        paths.add(adata.uns["gdml"]["features"]["stores"]["A"])
+
+    embed(adata)
+    embed(adata, image={"A": image(1)})
+    other = Mean()
+    other.identity = "mean-2"
+    embed(adata, encoder=other)
+    embed(tiled(n_side=1)[0])
+    embed(adata, precision="bf16")
+    assert len(paths) == 5
+
+
+def test_several_slides_and_round_trip(tmp_path):
+    adata = ad.concat([spots(5), spots(7, "B", seed=1)])[[0, 5, 1, 6, 2, 7, 3, 8, 4, 9, 10, 11]].copy()
+    adata, images = tiled(adata, {"A": image(), "B": image(1, (170, 210))})
+    gdml.pp.embed(adata, Mean(), image=images)
+    alone, _ = tiled(spots(7, "B", seed=1), {"B": images["B"]})
+    gdml.pp.embed(alone, Mean(), image=images)
+    np.testing.assert_array_equal(adata[alone.obs_names].obsm["X_mean"], alone.obsm["X_mean"])
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    again = ad.read_h5ad(tmp_path / "a.h5ad")
+    for library, features in load_features(again).items():
+        rows = again.obs["library_id"] == library
+        np.testing.assert_array_equal(features.pooled, adata.obsm["X_mean"][rows])
+    adata.write_zarr(tmp_path / "a.zarr")
+
+
+def test_stain_tiles_itself_and_leaves_copy_alone(synthetic_adata):
+    adata = synthetic_adata[:6].copy()
+    out = gdml.pp.embed(adata, copy=True)
+    assert "gdml" not in adata.uns and "X_stain" not in adata.obsm
+    assert out.obsm["X_stain"].shape == (6, get_encoder("stain").dim)
+    features = next(iter(load_features(out).values()))
+    assert features.tokens.shape[1] == 50 and features.neighbors.shape[1] == 25
+
+
+@pytest.mark.parametrize(
+    ("n", "n_prefix", "expected"),
+    [(197, 1, 50), (265, 9, 50), (17, None, 17), (16, None, 17), (1, None, 1), (50, 1, 50)],
+)
+def test_grid7(n, n_prefix, expected):
+    tokens = torch.randn(2, n, 3)
+    pooled = torch.randn(2, 3)
+    thin = thin_tokens(tokens, pooled, "grid7", n_prefix)
+    assert thin.shape == (2, expected, 3)
+    torch.testing.assert_close(thin[:, 0], pooled if n in (16, 1) else tokens[:, 0])
+    if n == 197:  # each of the 7 x 7 is the mean of 2 x 2
+        plain = torch.stack([tokens[:, 1 + r * 14 + c] for r, c in ((2, 4), (2, 5), (3, 4), (3, 5))]).mean(0)
+        torch.testing.assert_close(thin[:, 1 + 1 * 7 + 2], plain)
+    assert thin_tokens(tokens, pooled, "all").shape == (2, n, 3)
+    assert thin_tokens(tokens, pooled, "pooled").shape == (2, 1, 3)
+
+
+def test_grid7_needs_a_grid():
+    with pytest.raises(ValueError, match="n_prefix"):
+        thin_tokens(torch.zeros(1, 12, 3), torch.zeros(1, 3), "grid7")
+
+
+def test_batch_size_changes_nothing():
+    adata, images = tiled()
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Flatten(2))
+    encoder = CustomEncoder(lambda x: net(x).transpose(1, 2), name="conv", tile_px=SIDE)
+    results = []
+    for i, batch_size in enumerate((1, 30, 1000)):
+        encoder.identity = f"conv-{i}"
+        gdml.pp.embed(adata, encoder, image=images, batch_size=batch_size, precision="fp32", device="cpu")
+        results.append(load_features(adata)["A"])
+    for other in results[1:]:
+        np.testing.assert_allclose(other.tokens, results[0].tokens, atol=2e-3)
+        np.testing.assert_allclose(other.neighbors, results[0].neighbors, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"tokens": "grid"}, "`tokens`.*Did you mean 'grid7'"),
+        ({"device": "gpu"}, "`device`"),
+        ({"precision": "fp16"}, "`precision`"),
+        ({"batch_size": 0}, "`batch_size`"),
+        ({"encoder": "stan"}, "Did you mean 'stain'"),
+        ({"encoder": "stain"}, "call gdml.pp.tile.adata, tile_px=224"),
+        ({"image": None}, "give it again"),
+        ({"image": {"A": image(size=(100, 100))}}, "when it was tiled"),
+        ({"encoder": lambda x: 1e6 * x.mean((2, 3))}, "tile_px=224"),
+        ({"encoder": CustomEncoder(lambda x: 1e6 * x.mean((2, 3)), tile_px=SIDE)}, "float16"),
+    ],
+)
+def test_bad_arguments_leave_no_trace(kwargs, message):
+    adata, images = tiled()
+    before = set(adata.obsm), set(adata.uns["gdml"])
+    with pytest.raises(ValueError, match=message):
+        gdml.pp.embed(adata, **{"encoder": Mean(), "image": images, **kwargs})
+    assert (set(adata.obsm), set(adata.uns["gdml"])) == before
+
+
+def test_bad_adata():
+    adata, images = tiled()
+    with pytest.raises(ValueError, match="view"):
+        gdml.pp.embed(adata[:3], Mean(), image=images)
+    adata.obs["library_id"] = "B"
+    with pytest.raises(KeyError, match=r"lacks the slides B; call gdml.pp.tile"):
+        gdml.pp.embed(adata, Mean(), image=images)
+
+
+def test_features_gone_or_of_other_spots(tmp_path):
+    adata, images = tiled()
+    with pytest.raises(KeyError, match="gdml.pp.embed"):
+        load_features(adata)
+    gdml.pp.embed(adata, Mean(), image=images)
+    assert len(load_features(adata[:3].copy())["A"].pooled) == 3
+    moved = adata.copy()
+    moved.obsm["spatial"][:2] += 1
+    with pytest.raises(KeyError, match="2 of 12 spots.*embed"):
+        load_features(moved)
+    path = adata.uns["gdml"]["features"]["stores"]["A"]
+    assert len(open_path(path)) == 12
+    open_path(path).path.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="pp.embed"):
+        load_features(adata)
+
+
+def test_read_ahead_is_bounded_passes_errors_on_and_stops():
+    made = []
+
+    def items():
+        for i in range(100):
+            made.append(i)
+            yield i
+        raise OSError("disk")
+
+    with read_ahead(items(), 2) as ahead:
+        assert next(ahead) == 0
+        threading.Event().wait(0.1)
+        assert len(made) <= 5
+    assert len(made) < 10 and not any(t.name == "gdml-read-ahead" for t in threading.enumerate())
+    with pytest.raises(OSError, match="disk"), read_ahead(items(), 3) as ahead:
+        assert list(range(100)) == [next(ahead) for _ in range(100)]
+        next(ahead)
+
+
+@pytest.mark.real
+def test_real_section_in_bounded_memory(her2st_section):
+    psutil = pytest.importorskip("psutil")
+    adata = her2st_section
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        gdml.pp.tile(adata)
+    size = adata.uns["gdml"]["tiles"]["slides"]["C6"]
+    decoded = size["width"] * size["height"] * 3
+    get_encoder("stain").encode(torch.zeros(50, 224, 224, 3, dtype=torch.uint8))  # compiled and allocated before
+    process, peak, done = psutil.Process(), [0], threading.Event()
+    start = process.memory_info().rss
+
+    def watch():
+        while not done.wait(0.01):
+            peak[0] = max(peak[0], process.memory_info().rss - start)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    gdml.pp.embed(adata)
+    done.set()
+    watcher.join()
+    assert peak[0] < decoded, f"{peak[0] / 2**20:.0f} MiB above the start, {decoded / 2**20:.0f} MiB decoded"
+    assert np.isfinite(adata.obsm["X_stain"]).all()
