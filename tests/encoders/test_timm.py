@@ -38,6 +38,15 @@ def test_seed_and_global_random_state():
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_mean_and_deviation_can_be_given():
+    plain = get_encoder("test_vit", pretrained=False)
+    given = get_encoder("test_vit", pretrained=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    assert given.identity != plain.identity
+    with torch.inference_mode():
+        expected = given.model(tiles(160).permute(0, 3, 1, 2) / 255)
+    torch.testing.assert_close(given.encode(tiles(160))[1], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_weights_from_a_file(tmp_path, suffix):
     torch.manual_seed(5)
@@ -82,6 +91,7 @@ def test_no_code_of_a_file_is_run(tmp_path):
 def test_pathology_models_have_the_published_size(name, dim, n_prefix, n_patches, million):
     encoder = get_encoder(name, pretrained=False)
     assert (encoder.name, encoder.dim, encoder.n_prefix, encoder.tile_px) == (name, dim, n_prefix, 224)
+    assert encoder._mean == (0.485, 0.456, 0.406)  # not the 0.5 that timm has for these architectures
     with torch.device("meta"):
         model = timm.create_model(encoder.architecture, **encoder._kwargs)
     assert sum(p.numel() for p in model.parameters()) // 10**6 == million

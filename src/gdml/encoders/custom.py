@@ -7,9 +7,7 @@ from typing import Self
 
 import torch
 
-from .timm_models import normalize
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from .timm_models import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 
 class CustomEncoder:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ._hub import hub_file
-from .timm_models import TimmEncoder
+from .timm_models import IMAGENET_MEAN, IMAGENET_STD, TimmEncoder
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def _factory(name: str, describe: Callable[[], Published]) -> Callable[..., Timm
         published = describe()
         if weights is None and kwargs.get("pretrained", True):
             weights = hub_file(published.repository, published.filename, name)
-        return TimmEncoder(published.architecture, **{"name": name, "weights": weights, **published.options, **kwargs})
+        options = {"name": name, "weights": weights, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        return TimmEncoder(published.architecture, **{**options, **published.options, **kwargs})
 
     return make
 

@@ -29,6 +29,8 @@ class TimmEncoder:
         File of weights to load instead: safetensors, or a torch file that holds tensors only.
     seed
         Seed of random weights.
+    mean, std
+        By channel, of pixels in [0, 1]; what timm has for the architecture if None.
     **kwargs
         To ``timm.create_model``, such as ``img_size=448``.
 
@@ -50,6 +52,8 @@ class TimmEncoder:
         pretrained: bool = True,
         weights: str | Path | None = None,
         seed: int = 0,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
         **kwargs: Any,
     ) -> None:
         import timm
@@ -72,7 +76,7 @@ class TimmEncoder:
         prefix = int(getattr(model, "num_prefix_tokens", 0))
         self._has_class = prefix > 0 and bool(getattr(model, "has_class_token", True))
         self.n_prefix = prefix if self._has_class else prefix + 1
-        self._mean, self._std = config["mean"], config["std"]
+        self._mean, self._std = tuple(mean or config["mean"]), tuple(std or config["std"])
         self.identity = self._identify(getattr(model, "pretrained_cfg", None) or {})
 
     def _identify(self, published: dict[str, Any]) -> str:
@@ -83,7 +87,7 @@ class TimmEncoder:
         else:
             origin = f"random seed {self._seed} torch {torch.__version__}"
         options = " ".join(f"{k}={_shown(v)}" for k, v in sorted(self._kwargs.items()))
-        return f"timm {self.architecture} {options} {origin.strip()}"
+        return f"timm {self.architecture} {options} mean={self._mean} std={self._std} {origin.strip()}"
 
     @property
     def model(self) -> Any:
@@ -121,6 +125,9 @@ class TimmEncoder:
         if self._loaded is not None:
             self._loaded.to(self._device)
         return self
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def normalize(tiles: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 from gdml import _keys
 from gdml._errors import did_you_mean, some
 from gdml._settings import settings
-from gdml.features import FeatureSpec, FeatureStore, SlideFeatures, open_path, open_store, store_path
+from gdml.features import FeatureSpec, FeatureStore, open_path, open_store, store_path
 from gdml.slides import Slide
 
 from ._extract import Extractor, Tokens
+from ._load_features import load_features
 from ._tile import tile
 from ._validate import HIRES, check_adata, libraries, open_tiled, spot_coordinates
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
     from gdml.encoders import Encoder, Precision
+
+__all__ = ["embed", "load_features"]
 
 _BATCH = {"cpu": 50, "cuda": 400, "mps": 100}
 
@@ -146,48 +149,6 @@ def embed(
             logg.info(f"embed: slide {library}: {len(todo)} spots encoded, {len(rows) - len(todo)} found in the store")
     _write(adata, key, extractor, pooled, stores)
     return adata if copy else None
-
-
-def load_features(adata: AnnData, key: str = _keys.KEY) -> dict[str, SlideFeatures]:
-    """Features of the current rows of ``adata`` from the stores that :func:`embed` recorded.
-
-    Parameters
-    ----------
-    adata
-        Embedded spots; a subset of what was embedded is fine.
-    key
-        ``key`` of the embedding.
-
-    Returns
-    -------
-    For each slide its features, rows in the order they have in ``adata``.
-
-    Raises
-    ------
-    KeyError
-        If nothing was embedded, or not these spots.
-    FileNotFoundError
-        If a store is gone.
-    """
-    record = adata.uns.get(key, {}).get(_keys.FEATURES)
-    if record is None:
-        raise KeyError(f"uns[{key!r}] has no features; call gdml.pp.embed(adata) first.")
-    tiles = adata.uns[key][_keys.TILES]
-    xy = spot_coordinates(adata, tiles["spatial_key"])
-    mend = f"call gdml.pp.embed(adata, encoder={str(record['encoder'])!r}) again."
-    features = {}
-    for library, rows in libraries(adata, tiles["library_key"], spatial_key=tiles["spatial_key"]).items():
-        if library not in record["stores"]:
-            raise KeyError(f"Slide {library!r} has no features; {mend}")
-        try:
-            features[library] = open_path(str(record["stores"][library])).read(xy[rows])
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"Slide {library!r}: {error} Was the cache cleared or moved? If so, {mend}"
-            ) from error
-        except KeyError as error:
-            raise KeyError(f"Slide {library!r}: {error.args[0]} Have spots moved? If so, {mend}") from error
-    return features
 
 
 def _extractor(

@@ -1,13 +1,11 @@
 """From the pixels of a slide to features: reading ahead, encoding, and thinning the tokens."""
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from math import isqrt
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +13,13 @@ from numpy.typing import NDArray
 from gdml.features import FeatureStore
 from gdml.slides import Slide
 
+from ._read_ahead import read_ahead
+
 if TYPE_CHECKING:
     import torch
 
     from gdml.encoders import Encoder
 
-T = TypeVar("T")
 Tokens = Literal["grid7", "all", "pooled"]
 _GRID = 7
 _AHEAD = 2  # neighbour regions that wait for the encoder
@@ -89,7 +88,7 @@ class Extractor:
         per_batch = max(1, self.batch_size // n_side**2)
         waiting: list[tuple[NDArray, NDArray, NDArray]] = []
         start = written = 0
-        with read_ahead(regions, max(_AHEAD, per_batch)) as images:
+        with closing(read_ahead(regions, max(_AHEAD, per_batch))) as images:
             while batch := list(islice(images, min(per_batch, _FLUSH - (start - written)))):
                 stop = start + len(batch)
                 waiting.append(self._encode(batch, mask[start:stop]))
@@ -180,45 +179,3 @@ def _side(n: int) -> int | None:
     """Side of a square grid of more than one token."""
     side = round(n**0.5)
     return side if side > 1 and side**2 == n else None
-
-
-@contextmanager
-def read_ahead(items: Iterator[T], n: int) -> Iterator[Iterator[T]]:
-    """Run an iterator in a thread of its own, at most ``n`` items ahead of who takes them."""
-    waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(n)
-    stop = threading.Event()
-
-    def put(entry: tuple[bool, Any]) -> None:
-        while not stop.is_set():
-            try:
-                return waiting.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def read() -> None:
-        try:
-            for item in items:
-                put((True, item))
-                if stop.is_set():
-                    return
-            put((False, None))
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
-            put((False, error))
-
-    def take() -> Iterator[T]:
-        while True:
-            is_item, value = waiting.get()
-            if is_item:
-                yield value
-            elif value is None:
-                return
-            else:
-                raise value
-
-    thread = threading.Thread(target=read, name="gdml-read-ahead", daemon=True)
-    thread.start()
-    try:
-        yield take()
-    finally:
-        stop.set()
-        thread.join()
