@@ -34,6 +34,8 @@ class GeneDMLConfig:
         Transformer layer over the tokens of all scales.
     fusion_residual
         Residual around the feed-forward layer after it.
+    attention_dropout
+        Drop attention weights too (the authors' code); without, the fused attention kernels serve.
     head
         ``"paper"``: d -> 3d -> d -> genes with ReLU; ``"linear"``: one layer.
     head_dropout, gene_dropout
@@ -89,6 +91,7 @@ class GeneDMLConfig:
     fusion_mlp: int = 2
     fusion_dropout: float = 0.3
     fusion_residual: bool = True
+    attention_dropout: bool = False
     head: Literal["paper", "linear"] = "paper"
     head_dropout: float = 0.3
     gene_dropout: float = 0.3
@@ -152,6 +155,7 @@ _HER2ST = GeneDMLConfig(
     fusion_mlp=2,
     fusion_dropout=0.1,
     fusion_residual=False,
+    attention_dropout=True,
     head_dropout=0.1,
     n_groups=18,
     normalize_image=False,

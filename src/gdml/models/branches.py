@@ -24,15 +24,17 @@ class NeighborTransformer(nn.Module):
         D.
     side
         Tiles along one edge of the region; K = side x side.
-    depth, heads, mlp, dropout
+    depth, heads, mlp, dropout, **options
         Of the transformer layers.
     """
 
     offsets: Tensor
 
-    def __init__(self, width: int, side: int, depth: int, heads: int, mlp: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, side: int, depth: int, heads: int, mlp: int, dropout: float, **options: bool
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, mlp, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp, dropout, **options) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         row, col = torch.arange(side**2) // side, torch.arange(side**2) % side
         offsets = (row[:, None] - row).abs() * side + (col[:, None] - col).abs()
@@ -80,13 +82,13 @@ class SlideTransformer(nn.Module):
     ----------
     width
         Feature width D.
-    depth, heads, mlp, dropout
+    depth, heads, mlp, dropout, **options
         Of the transformer layers.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, mlp: int, dropout: float) -> None:
+    def __init__(self, width: int, depth: int, heads: int, mlp: int, dropout: float, **options: bool) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, mlp, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp, dropout, **options) for _ in range(depth))
         self.position = GridPosition(width)
         self.norm = nn.LayerNorm(width)
 
@@ -124,15 +126,15 @@ class ScaleFusion(nn.Module):
     ----------
     width
         d.
-    heads, mlp, dropout
+    heads, mlp, dropout, **options
         Of the transformer layer.
     residual
         Add the input of the last feed-forward layer to its output (the authors' code does not).
     """
 
-    def __init__(self, width: int, heads: int, mlp: int, dropout: float, *, residual: bool) -> None:
+    def __init__(self, width: int, heads: int, mlp: int, dropout: float, *, residual: bool, **options: bool) -> None:
         super().__init__()
-        self.block = Block(width, heads, mlp, dropout)
+        self.block = Block(width, heads, mlp, dropout, **options)
         self.feed_forward = FeedForward(width, 2 * width, dropout)
         self.residual = residual
 

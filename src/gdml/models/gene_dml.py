@@ -12,7 +12,7 @@ from ._gene_dml_config import PRESETS, GeneDMLConfig
 from .batch import Batch, Output
 from .branches import NeighborTransformer, ScaleFusion, SlideTransformer
 from .contrast import group_loss, instance_loss
-from .layers import FeedForward
+from .layers import Dropout, FeedForward
 from .scaling import Moments, Standardize
 
 SCALES = ("local", "neighbor", "global")
@@ -34,7 +34,7 @@ class GeneEncoder(nn.Module):
     def __init__(self, n_genes: int, width: int, dropout: float) -> None:
         super().__init__()
         self.project = nn.Linear(n_genes, width)
-        self.refine = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.Dropout(dropout))
+        self.refine = nn.Sequential(nn.GELU(), nn.Linear(width, width), Dropout(dropout))
         self.norm = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, 2 * width, 0.1)
 
@@ -47,10 +47,10 @@ class GeneEncoder(nn.Module):
 def _head(width: int, n_genes: int, kind: str, dropout: float) -> nn.Module:
     """Expression head: the paper's d -> 3d -> d -> M with ReLU, or one linear layer."""
     if kind == "linear":
-        return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, n_genes))
+        return nn.Sequential(Dropout(dropout), nn.Linear(width, n_genes))
     layers: list[nn.Module] = []
     for a, b in ((width, 3 * width), (3 * width, width)):
-        layers += [nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(a, b), nn.ReLU(), Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(width, n_genes))
 
 
@@ -82,18 +82,21 @@ class GeneDML(SpotModel):
         self.local_scale = Standardize(shape.dim)
         self.pooled_scale = Standardize(shape.dim)
         self.target_scale = Standardize(m)
-        self.drop_input = nn.Dropout(c.input_dropout)
+        self.drop_input = Dropout(c.input_dropout)
         self.into_neighbor = nn.Linear(shape.dim, inner) if c.branch_width else nn.Identity()
         self.into_slide = nn.Linear(shape.dim, inner) if c.branch_width else nn.Identity()
+        options = {"attention_dropout": c.attention_dropout}
         self.neighbor = NeighborTransformer(
-            inner, shape.n_side, c.neighbor_depth, c.neighbor_heads, c.neighbor_mlp, c.neighbor_dropout
+            inner, shape.n_side, c.neighbor_depth, c.neighbor_heads, c.neighbor_mlp, c.neighbor_dropout, **options
         )
-        self.slide = SlideTransformer(inner, c.slide_depth, c.slide_heads, c.slide_mlp, c.slide_dropout)
+        self.slide = SlideTransformer(inner, c.slide_depth, c.slide_heads, c.slide_mlp, c.slide_dropout, **options)
         if c.projection == "shared":
             self.projections = nn.ModuleList([nn.Linear(shape.dim, d)] * len(SCALES))
         else:
             self.projections = nn.ModuleList(nn.Linear(width, d) for width in (shape.dim, inner, inner))
-        self.fusion = ScaleFusion(d, c.fusion_heads, c.fusion_mlp, c.fusion_dropout, residual=c.fusion_residual)
+        self.fusion = ScaleFusion(
+            d, c.fusion_heads, c.fusion_mlp, c.fusion_dropout, residual=c.fusion_residual, **options
+        )
         self.head = _head(d, m, c.head, c.head_dropout)
         if c.scale_weight:
             self.scale_heads = nn.ModuleList(_head(d, m, "linear", c.head_dropout) for _ in SCALES)

@@ -1,7 +1,7 @@
 """Reading in the background, a bounded number of items ahead."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 _END = object()
 
 
-def read_ahead(items: Iterator[T], n: int) -> Iterator[T]:
+def read_ahead(items: Iterator[T], n: int) -> Generator[T, None, None]:
     """Run an iterator in one thread of its own, at most ``n`` items ahead of who takes them.
 
     Its errors are raised where the items are taken. Close it (``contextlib.closing``) when leaving early.

@@ -95,7 +95,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         {"params": [p for p in learnt if p.ndim == 2], "weight_decay": config.weight_decay},
         {"params": [p for p in learnt if p.ndim != 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def learning_rate_factor(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:
@@ -121,8 +121,7 @@ class Average:
         """Take in the weights after one more step."""
         self.steps += 1
         weight = 1 - min(self.decay, self.steps / (self.steps + 10))
-        for mean, new in zip(self.model.parameters(), model.parameters(), strict=True):
-            mean.lerp_(new, weight)
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
 
 
 class Trainer:
