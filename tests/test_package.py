@@ -1,0 +1,109 @@
+"""The package as a whole: light import, rooms, documentation, one version."""
+
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import gdml
+
+ROOT = Path(__file__).parents[1]
+NAMESPACES = ("datasets", "encoders", "features", "io", "metrics", "pl", "pp", "slides", "tl")
+HEAVY = ("torch", "scanpy", "squidpy", "timm", "spatialdata")
+SECTION = re.compile(r"^(\S.*)\n-{3,}$", re.MULTILINE)
+
+PUBLIC = [
+    *(f"{space}.{name}" for space in NAMESPACES for name in import_module(f"gdml.{space}").__all__),
+    *(f"expression.{name}" for name in import_module("gdml.expression").__all__),
+    "load",
+]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def public_object(name: str):
+    found = gdml
+    for part in name.split("."):
+        # `expression` is no namespace of gdml itself, so it may not be loaded yet
+        found = getattr(found, part, None) or import_module(f"gdml.{part}")
+    return found
+
+
+def test_import_is_light():
+    done = run_python(f"import sys, gdml; print(*[name for name in {HEAVY} if name in sys.modules])")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
+def test_namespaces_are_listed_and_load():
+    assert set(NAMESPACES) - {"features"} <= set(dir(gdml))
+    done = run_python("import sys, gdml; gdml.pp.tile; print('scanpy' in sys.modules)")
+    assert done.stdout.strip() == "True", done.stderr  # the check above would see it if it were loaded
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        gdml.nonsense  # noqa: B018
+
+
+def test_rooms_keep_their_rules():
+    # a process of its own: the linter reads its configuration from the current folder
+    done = run_python("import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"[1-9]\d* kept, 0 broken", done.stdout), done.stdout
+
+
+def sections(docstring: str) -> dict[str, str]:
+    """Text of each section of a numpydoc docstring."""
+    parts = SECTION.split(docstring)
+    return {"Summary": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def documented_parameters(text: str) -> list[str]:
+    """Names at the left edge of a Parameters section; one line may name several."""
+    names = [name for line in text.splitlines() if line[:1].strip() for name in line.split(" : ")[0].split(",")]
+    return [name.strip().lstrip("*") for name in names]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_have_numpydoc_docstrings(name):
+    found = public_object(name)
+    if not (inspect.isfunction(found) or inspect.isclass(found)):
+        pytest.skip("data: documented where it is assigned")
+    docstring = inspect.getdoc(found)
+    assert docstring, f"gdml.{name} has no docstring"
+    told = sections(docstring)
+    first = told["Summary"].splitlines()[0]
+    assert first.endswith("."), f"the summary of gdml.{name} is no sentence on one line: {first!r}"
+    described = documented_parameters(told.get("Parameters", "") + told.get("Attributes", ""))
+    if inspect.isclass(found):
+        fields = getattr(found, "__dataclass_fields__", None) or inspect.signature(found).parameters
+        assert not described or getattr(found, "_is_protocol", False) or described == list(fields), described
+        return
+    # sorted: parameters that belong together may be described on one line
+    assert sorted(described) == sorted(inspect.signature(found).parameters), described
+    if inspect.signature(found).return_annotation not in (None, "None"):
+        assert "Returns" in told, f"gdml.{name} does not say what it returns"
+
+
+@pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="no docs beside this copy of the tests")
+def test_public_names_are_in_the_api_pages():
+    listed = set()
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        for module, names in re.findall(
+            r"currentmodule:: gdml\.?(\S*)\n(.*?)(?=\.\. current|```)", page.read_text(), re.DOTALL
+        ):
+            listed |= {f"{module}.{name}".lstrip(".") for name in re.findall(r"^   (\w+)$", names, re.MULTILINE)}
+    assert not set(PUBLIC) - listed, "public names that no page of docs/api lists"
+
+
+def test_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    released = re.search(r"^## \[(\d\S*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert citation and released
+    assert {project["version"], citation[1], released[1]} == {gdml.__version__}
