@@ -86,7 +86,8 @@ def group_loss(
     target
         The class of an instance: ``"paired"``, the group of its paired spot in the other modality
         (the authors' code; Wang et al. 2021); ``"nearest"``, the centroid nearest to it (the paper's
-        words); ``"soft"``, the softmax of its own logits as a constant (equation 5 as printed).
+        words); ``"soft"``, the softmax of its own logits (equation 5 as printed), which makes the loss the
+        entropy of the assignment; as a constant it would have no gradient at all.
     detach
         Stop gradients at the centroids.
 
@@ -102,7 +103,7 @@ def group_loss(
     def one_way(instance: Tensor, centroids: Tensor, label: Tensor) -> Tensor:
         logits = instance @ centroids.T / tau
         if target == "soft":
-            return soft_cross_entropy(logits, logits.detach().softmax(1)).mean()
+            return soft_cross_entropy(logits, logits.softmax(1)).mean()
         with torch.no_grad():
             label = nearest(instance, centroids) if target == "nearest" else label
         return F.cross_entropy(logits, label)

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdml.models import Slides
+from gdml.models.branches import GridPosition, NeighborTransformer, ScaleFusion, SlideTransformer
+
+D = 8
+
+
+def neighbor_transformer(seed=0, **options):
+    torch.manual_seed(seed)
+    made = NeighborTransformer(D, side=3, depth=2, heads=2, mlp=2, dropout=0.2, **options).eval()
+    torch.nn.init.normal_(made.bias)
+    return made
+
+
+def slide_transformer(depth=2, seed=0):
+    torch.manual_seed(seed)
+    return SlideTransformer(D, depth, heads=2, mlp=2, dropout=0.2).eval()
+
+
+def slides_of(*lengths, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    cells = [torch.randperm(30, generator=g)[:n] for n in lengths]
+    grid = torch.cat([torch.stack([c // 5, c % 5], 1) for c in cells])
+    return Slides(torch.randn(sum(lengths), D, generator=g), grid, lengths)
+
+
+def test_offsets_are_those_of_a_loop():
+    offsets = neighbor_transformer().offsets
+    for a in range(9):
+        for b in range(9):
+            assert offsets[a, b] == abs(a // 3 - b // 3) * 3 + abs(a % 3 - b % 3)
+
+
+def test_the_bias_of_an_offset_reaches_the_attention():
+    made, x, inside = neighbor_transformer(), torch.randn(2, 9, D), torch.ones(2, 9, dtype=torch.bool)
+    with torch.no_grad():
+        before = made(x, inside)
+        made.bias[0, 0, 0] += 5
+        assert not torch.allclose(made(x, inside), before)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.booleans(), min_size=9, max_size=9), st.floats(-1e4, 1e4))
+def test_values_of_masked_neighbours_never_matter(inside, value):
+    inside[4] = True
+    mask = torch.tensor([inside, [True] * 9])
+    made, x = neighbor_transformer(), torch.randn(2, 9, D, generator=torch.Generator().manual_seed(0))
+    other = torch.where(mask[..., None], x, torch.full_like(x, value))
+    with torch.no_grad():
+        torch.testing.assert_close(made(x, mask)[mask], made(other, mask)[mask], atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(4)))
+def test_regions_do_not_see_each_other(order):
+    made, g = neighbor_transformer(), torch.Generator().manual_seed(0)
+    x, mask = torch.randn(4, 9, D, generator=g), torch.rand(4, 9, generator=g) > 0.4
+    mask[:, 4] = True
+    with torch.no_grad():
+        torch.testing.assert_close(made(x, mask)[order], made(x[order], mask[order]), atol=1e-5, rtol=1e-4)
+
+
+def test_a_region_and_its_mirror_image_agree():
+    # the bias knows absolute offsets only, so a flipped region gives the flipped answer
+    made, x = neighbor_transformer(), torch.randn(1, 9, D)
+    inside, flip = torch.ones(1, 9, dtype=torch.bool), torch.arange(9).view(3, 3).flip(1).flatten()
+    with torch.no_grad():
+        torch.testing.assert_close(made(x[:, flip], inside), made(x, inside)[:, flip], atol=1e-5, rtol=1e-4)
+
+
+def loop_grid_position(made, x, slide, grid):
+    weight, offset = made.conv.weight.detach().numpy(), made.conv.bias.detach().numpy()
+    at = {(int(s), int(r), int(c)): i for i, (s, (r, c)) in enumerate(zip(slide, grid, strict=True))}
+    y = x.numpy().copy()
+    for (s, r, c), i in at.items():
+        y[i] += offset
+        for dr in (-1, 0, 1):
+            for dc in (-1, 0, 1):
+                j = at.get((s, r + dr, c + dc))
+                if j is not None:
+                    y[i] += weight[:, 0, dr + 1, dc + 1] * x[j].numpy()
+    return y
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 30), st.integers(1, 30))
+def test_grid_position_agrees_with_loops(seed, a, b):
+    torch.manual_seed(seed)
+    made, slides = GridPosition(D), slides_of(a, b, seed=seed)
+    slide = torch.tensor([0] * a + [1] * b)
+    with torch.no_grad():
+        found = made(slides.features, slide, slides.grid)
+    np.testing.assert_allclose(found, loop_grid_position(made, slides.features, slide, slides.grid), atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=4), st.integers(1, 3), st.booleans())
+def test_slides_packed_are_slides_alone(lengths, depth, grad):
+    made, slides = slide_transformer(depth), slides_of(*lengths)
+    with torch.set_grad_enabled(grad):
+        together = made(slides, slides.features)
+        for x, grid, packed in zip(*(t.split(lengths) for t in (slides.features, slides.grid, together)), strict=True):
+            alone = made(Slides(x, grid, (len(x),)), x)
+            torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(12)))
+def test_the_order_of_a_slides_spots_does_not_matter(order):
+    made, slides = slide_transformer(), slides_of(12)
+    shuffled = Slides(slides.features[order], slides.grid[order], slides.lengths)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            made(slides, slides.features)[order], made(shuffled, shuffled.features), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_position_on_the_grid_matters():
+    made, slides = slide_transformer(), slides_of(12)
+    moved = Slides(slides.features, slides.grid.roll(1, 0), slides.lengths)
+    with torch.no_grad():
+        assert not torch.allclose(made(slides, slides.features), made(moved, slides.features))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_fusion_residual(residual):
+    torch.manual_seed(0)
+    made, x = ScaleFusion(D, 2, 2, 0.1, residual=residual).eval(), torch.randn(3, 6, D)
+    with torch.no_grad():
+        inner = made.block(x)
+        expected = made.feed_forward(inner) + (inner if residual else 0)
+        torch.testing.assert_close(made(x), expected)
