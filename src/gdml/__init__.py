@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ._settings import settings
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "datasets", "encoders", "io", "load", "metrics", "pl", "pp", "settings", "slides", "tl"]
+__all__ = ["__version__", "datasets", "encoders", "expression", "io", "load", "metrics", "pl", "pp", "settings", "slides", "tl"]
 
-_NAMESPACES = {"datasets", "encoders", "io", "metrics", "pl", "pp", "slides", "tl"}
+_NAMESPACES = {"datasets", "encoders", "expression", "io", "metrics", "pl", "pp", "slides", "tl"}
 
 if TYPE_CHECKING:
-    from . import datasets, encoders, io, metrics, pl, pp, slides, tl
+    from . import datasets, encoders, expression, io, metrics, pl, pp, slides, tl
     from .training import load
 
 

@@ -150,7 +150,14 @@ class GeneDML(SpotModel):
             parts |= {f"{name}_prediction": y for name, y in zip(SCALES, by_head, strict=True)}
             if self.config.average_scales:
                 prediction = torch.stack([prediction, *by_head]).mean(0)
+        if not self.training:
+            prediction = self._shrink(prediction)
         return Output(self.target_scale.inverse(prediction.float()), F.normalize(fused.float(), dim=1), parts)
+
+    def _shrink(self, prediction: Tensor) -> Tensor:
+        """Keep what all genes share; shrink what is each gene's own towards it."""
+        common = prediction.mean(1, keepdim=True)
+        return common + self.config.gene_specific * (prediction - common)
 
     def _drop_tokens(self, local: Tensor) -> Tensor:
         """Leave out a share of the local tokens, the same for all spots of the batch; the first one stays."""

@@ -87,7 +87,7 @@ PRESETS = {"her2st": _PAPER, "stnet": _PAPER, "skinst": replace(_PAPER, batch_si
 
 
 def make_training_config(preset: str | None = None, options: dict[str, Any] | None = None) -> TrainingConfig:
-    """Settings of a preset, or the defaults, with ``options`` in place of some fields.
+    """Make settings: those of a preset, or the defaults, with ``options`` in place of some fields.
 
     Raises
     ------

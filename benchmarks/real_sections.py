@@ -1,0 +1,159 @@
+"""Gene-DML beside ridge regression on the five real HER2ST sections: the README's table.
+
+    python benchmarks/real_sections.py                # the embedded encoder, both kinds of labels
+    python benchmarks/real_sections.py --yardstick    # random ViT-tiny features, the paper's labels
+
+Three splits, five seeds. The test sections are used once, to score. Every run is appended to a CSV as soon as
+it is done and skipped when it is there, so the script can be stopped and started again. Two processes share
+the work with ``--part 0/2`` and ``--part 1/2``; ``--report`` prints the tables of what is there.
+"""
+
+import argparse
+import csv
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import gdml
+
+SECTIONS = ["B4", "C2", "C3", "C4", "C6"]
+SPLITS = {
+    "B4, C2, C3, C4 to C6": (["B4", "C2", "C3", "C4"], ["C6"]),
+    "B4 to C2, C3, C4, C6": (["B4"], ["C2", "C3", "C4", "C6"]),
+    "C2, C3, C4, C6 to B4": (["C2", "C3", "C4", "C6"], ["B4"]),
+}
+METRICS = ["pcc_a", "pcc_h", "pcc_h_best", "mse", "mae"]
+NAMES = {"pcc_a": "PCC(A)", "pcc_h": "PCC(H)", "pcc_h_best": "PCC(H), test-ranked", "mse": "MSE", "mae": "MAE"}
+LABELS = {"unsmoothed": {"smooth": False}, "smoothed": {"smooth": True}, "paper": {"normalization": "paper"}}
+#: The recipes that are compared: name in the table, model, options of fit, seeds matter.
+MODELS = {
+    "ridge": ("ridge", {}, False),
+    "Gene-DML": ("gene-dml", {}, True),
+    "Gene-DML, paper's recipe": ("gene-dml", {"preset": "her2st", "max_epochs": 60}, True),
+}
+
+
+def yardstick_encoder():
+    """ViT-tiny with random weights, as in the project's notes on yardsticks."""
+    return gdml.encoders.get_encoder(
+        "timm:vit_tiny_patch16_224",
+        name="vit-tiny-random",
+        pretrained=False,
+        seed=0,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+
+
+def prepare(yardstick: bool):
+    """All five sections, tiled and embedded."""
+    adata = gdml.datasets.her2st(SECTIONS)
+    if yardstick:
+        gdml.pp.tile(adata, tile_um=None)  # 224 px at native resolution
+        gdml.pp.embed(adata, yardstick_encoder(), precision="fp32")
+    else:
+        gdml.pp.tile(adata)
+        gdml.pp.embed(adata)
+    return adata
+
+
+def panel_of_all(adata) -> list[str]:
+    """Choose the yardstick's panel on all five sections, as stated with it."""
+    gdml.pp.select_genes(adata, 250, key_added="all")
+    return list(adata.var_names[adata.var["all_panel"]])
+
+
+def one_run(adata, split: str, labels: str, model: str, seed: int, panel: list[str] | None) -> dict:
+    """Train, predict, score: one row of the CSV."""
+    on = lambda names: adata[adata.obs["library_id"].isin(names)].copy()
+    train, new = (on(names) for names in SPLITS[split])
+    gdml.pp.normalize(train, genes=panel, **LABELS[labels])
+    name, options, _ = MODELS[model]
+    start = time.perf_counter()
+    trained = gdml.tl.fit(train, name, groups="patient", seed=seed, **options)
+    seconds = time.perf_counter() - start
+    gdml.tl.predict(new, trained)
+    scores = gdml.tl.evaluate(new).loc["all"]
+    return {
+        "split": split,
+        "labels": labels,
+        "model": model,
+        "seed": seed,
+        **{m: round(float(scores[m]), 5) for m in METRICS},
+        "epoch": trained.training["n_epochs"],
+        "seconds": round(seconds, 1),
+    }
+
+
+def report(path: Path) -> None:
+    """Print a table per kind of labels: mean and standard deviation over seeds."""
+    runs = pd.read_csv(path)
+    for labels, part in runs.groupby("labels", sort=False):
+        print(f"\n{labels} labels, mean ± standard deviation over {part['seed'].nunique()} seeds\n")
+        print("| split | model | " + " | ".join(NAMES[m] for m in METRICS) + " | epochs | s |")
+        print("|---|---|" + "---|" * (len(METRICS) + 2))
+        for split in SPLITS:
+            for model in MODELS:
+                rows = part[(part["split"] == split) & (part["model"] == model)]
+                if rows.empty:
+                    continue
+                cells = [
+                    f"{rows[m].mean():.3f}" + ("" if len(rows) < 2 else f" ± {rows[m].std():.3f}") for m in METRICS
+                ]
+                cells += [f"{rows['epoch'].mean():.0f}", f"{rows['seconds'].mean():.0f}"]
+                print(f"| {split} | {model} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    """Run what is missing, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--yardstick", action="store_true")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["ridge", "Gene-DML"])
+    parser.add_argument("--labels", nargs="+", choices=list(LABELS))
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--part", default="0/1", help="i/n: every n-th run, from i")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--report", action="store_true", help="print the tables and stop")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    path = options.out / ("yardstick.csv" if options.yardstick else "real_sections.csv")
+    if options.report:
+        report(path)
+        return
+    labels = options.labels or (["paper"] if options.yardstick else ["unsmoothed", "smoothed"])
+    wanted = [
+        (split, label, model, seed)
+        for seed in range(options.seeds)
+        for label in labels
+        for model in options.models
+        for split in SPLITS
+        if seed == 0 or MODELS[model][2]
+    ]
+    part, parts = map(int, options.part.split("/"))
+    options.out.mkdir(parents=True, exist_ok=True)
+    adata = prepare(options.yardstick)
+    panel = panel_of_all(adata) if options.yardstick else None
+    for run in wanted[part::parts]:
+        done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["split", "labels", "model", "seed"])
+        if (done[["split", "labels", "model", "seed"]] == np.array(run, dtype=object)).all(axis=1).any():
+            continue
+        row = one_run(adata, *run, panel)
+        fresh = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+        print(row, flush=True)
+    report(path)
+
+
+if __name__ == "__main__":
+    main()
