@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from gdml.models import Shape
+from gdml.models.ridge import Ridge, RidgeConfig
+
+CONFIG = RidgeConfig(alpha_min=1e-2, alpha_max=1e4, n_alphas=13)
+
+
+def features(batch):
+    """Mean local token beside the mean of the neighbours that are inside, row by row."""
+    rows = []
+    for tokens, neighbors, inside in zip(batch.tokens, batch.neighbors, batch.neighbor_mask, strict=True):
+        rows.append(np.concatenate([tokens.numpy().mean(0), neighbors.numpy()[inside.numpy()].mean(0)]))
+    return np.stack(rows).astype(np.float64)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_agrees_with_scikit_learn(shape, make_batch, pieces):
+    model, batch = Ridge(CONFIG, shape), make_batch()
+    model.prepare(make_batch(part) for part in np.array_split(np.arange(24), pieces))
+    theirs = make_pipeline(StandardScaler(), RidgeCV(np.geomspace(1e-2, 1e4, 13)))
+    theirs.fit(features(batch), batch.expression.numpy().astype(np.float64))
+    assert float(model.alpha) == pytest.approx(theirs[-1].alpha_)
+    new = make_batch(seed=5)
+    np.testing.assert_allclose(model(new).prediction, theirs.predict(features(new)), atol=1e-4)
+
+
+def test_one_gene(make_batch):
+    batch = make_batch()
+    batch.expression = batch.expression[:, :1]
+    model = Ridge(CONFIG, Shape(dim=32, n_tokens=5, n_side=3, n_genes=1))
+    model.prepare([batch])
+    theirs = make_pipeline(StandardScaler(), RidgeCV(np.geomspace(1e-2, 1e4, 13)))
+    theirs.fit(features(batch), batch.expression[:, 0].numpy().astype(np.float64))
+    np.testing.assert_allclose(model(batch).prediction[:, 0], theirs.predict(features(batch)), atol=1e-4)
+
+
+def test_masked_neighbours_do_not_count(shape, make_batch):
+    model, batch = Ridge(CONFIG, shape), make_batch()
+    model.prepare([batch])
+    before = model(batch).prediction
+    batch.neighbors[~batch.neighbor_mask] = 1e3
+    assert torch.equal(model(batch).prediction, before)
+
+
+def test_loss_is_the_squared_error(shape, make_batch):
+    model, batch = Ridge(CONFIG, shape), make_batch()
+    model.prepare([batch])
+    output = model(batch)
+    expected = np.square(output.prediction.numpy() - batch.expression.numpy()).mean()
+    assert float(model.loss(batch, output, torch.Generator())["loss"]) == pytest.approx(expected, rel=1e-5)
