@@ -318,8 +318,8 @@ def test_fewer_spots_than_groups(shape, make_batch):
 
 def test_overfits_64_spots(shape, make_batch):
     batch = make_batch(lengths=(25, 25, 14))
-    model = make(shape, batch=batch)
-    optimizer, generator = torch.optim.Adam(model.parameters(), lr=5e-3), torch.Generator().manual_seed(0)
+    model = make(shape, batch=batch, width=32, branch_width=32)
+    optimizer, generator = torch.optim.Adam(model.parameters(), lr=2e-3), torch.Generator().manual_seed(0)
 
     def correlation():
         with torch.no_grad():
