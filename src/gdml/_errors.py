@@ -15,7 +15,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def some(names: Iterable[object], most: int = 5) -> str:
-    """The first few of ``names`` as text, with the count of those left out."""
-    names = [str(n) for n in names]
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    """Give the first few of ``names`` as text, with the count of those left out."""
+    texts = [str(name) for name in names]
+    shown = ", ".join(texts[:most])
+    return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"

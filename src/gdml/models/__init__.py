@@ -1,11 +1,18 @@
 """Models: features of spots to expression. One file a model."""
 
 from ._base import Shape, SpotModel, config_record, get_model, list_models, make_config
+from ._gene_dml_config import GeneDMLConfig
 from .batch import Batch, Output, Slides
+from .gene_dml import GeneDML
+from .ridge import Ridge, RidgeConfig
 
 __all__ = [
     "Batch",
+    "GeneDML",
+    "GeneDMLConfig",
     "Output",
+    "Ridge",
+    "RidgeConfig",
     "Shape",
     "Slides",
     "SpotModel",

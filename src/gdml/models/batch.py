@@ -1,6 +1,6 @@
 """What a model is given: one object for every model, its parts in the field's words."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -56,9 +56,15 @@ class Batch:
     def to(self, device: torch.device | str) -> Self:
         """Copy the batch to another device."""
         move = lambda t: t.to(device, non_blocking=True)
-        slides = Slides(move(self.slides.features), move(self.slides.grid), self.slides.lengths)
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "slides"}
-        return replace(self, slides=slides, **{k: v if v is None else move(v) for k, v in tensors.items()})
+        return replace(
+            self,
+            tokens=move(self.tokens),
+            neighbors=move(self.neighbors),
+            neighbor_mask=move(self.neighbor_mask),
+            slides=Slides(move(self.slides.features), move(self.slides.grid), self.slides.lengths),
+            index=move(self.index),
+            expression=None if self.expression is None else move(self.expression),
+        )
 
     def __len__(self) -> int:
         return len(self.index)

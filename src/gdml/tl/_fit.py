@@ -64,9 +64,9 @@ def fit(
         :cite:p:`Song2026`. Where :func:`gdml.pp.normalize` was not run, the expression is then the paper's too.
         None: our defaults.
     config
-        Fields of the model's config that differ (see :class:`gdml.tl.GeneDMLConfig`).
+        Fields of the model's config that differ (see :class:`gdml.models.GeneDMLConfig`).
     training
-        Settings of the loop that differ, or a whole :class:`gdml.tl.TrainingConfig`.
+        Settings of the loop that differ, or a whole :class:`gdml.training.TrainingConfig`.
     validation
         How spots are held out to choose the epoch: ``"group"``, whole groups; ``"block"``, one end of each
         slide, with a margin of half a neighbour region and half a tile, so that no region of a training spot
@@ -279,13 +279,13 @@ def _split(
 def _check_sizes(config: Any, loop: "TrainingConfig", split: "Split | None", n_spots: int) -> None:
     """Fewer spots in a batch than k-means has groups: say so before training."""
     k = getattr(config, "n_groups", 0) if getattr(config, "group_weight", 0) else 0
-    n = n_spots if split is None else len(split.train)
-    batch = min(n, loop.batch_size)
-    smallest = n // max(1, round(n / loop.batch_size))
-    if min(batch, smallest) < k:
+    rows = torch.arange(len(data)) if split is None else split.train
+    smallest = data.smallest_cut(rows, loop.batch_size, slides=loop.slides_per_batch)
+    if smallest < k:
         raise ValueError(
-            f"`n_groups` is {k}, but a batch has {min(batch, smallest)} spots ({n} training spots): pass "
-            f"config={{'n_groups': {max(2, min(batch, smallest) // 4)}}}, or more spots, or a larger batch_size."
+            f"`n_groups` is {k}, but a batch can have {smallest} spots only ({len(rows)} training spots on "
+            f"{len(data.slide[rows].unique())} slides): pass config={{'n_groups': {max(2, smallest // 4)}}}, or more "
+            "spots, or a larger batch_size or slides_per_batch in `training`."
         )
 
 

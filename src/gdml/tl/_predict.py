@@ -164,8 +164,17 @@ def _make_features(
     tiles = adata.uns.get(key, {}).get(_keys.TILES)
     if tiles is None or not _same_geometry(tiles, want):
         logg.info(f"predict: running gdml.pp.tile(adata) with the model's geometry ({_geometry_text(want)})")
-        keys = {} if tiles is None else {k: str(tiles[k]) for k in ("library_key", "spatial_key")}
-        tile(adata, want["tile_um"], tile_px=want["tile_px"], n_side=want["n_side"], image=image, key_added=key, **keys)
+        keys = {"library_key": _keys.LIBRARY, "spatial_key": _keys.SPATIAL} if tiles is None else tiles
+        tile(
+            adata,
+            want["tile_um"],
+            tile_px=want["tile_px"],
+            n_side=want["n_side"],
+            image=image,
+            library_key=str(keys["library_key"]),
+            spatial_key=str(keys["spatial_key"]),
+            key_added=key,
+        )
     features = adata.uns[key].get(_keys.FEATURES)
     if features is None or not _same_features(features, model):
         name = model.features["encoder"]

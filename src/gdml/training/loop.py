@@ -1,6 +1,7 @@
 """The training loop: epochs, validation, early stopping, averaged weights."""
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,7 +52,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[Generator]:
 
 
 def make_fabric(device: torch.device, *, bf16: bool) -> Fabric:
-    """One process on one device, in bf16 autocast or in float32."""
+    """Set up one process on one device, in bf16 autocast or in float32."""
+    # that mixed precision is on is in the record of the fit, and need not be told at every call
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     index = [device.index] if device.index is not None else 1
     return Fabric(accelerator=device.type, devices=index, precision="bf16-mixed" if bf16 else "32-true")
 
@@ -154,7 +157,7 @@ class Trainer:
     ) -> None:
         self.data, self.rows, self.config, self.fabric, self.generator = data, rows, config, fabric, generator
         self.model: SpotModel = fabric.to_device(model)  # type: ignore[assignment]
-        self.optimizer = fabric.setup_optimizers(make_optimizer(self.model, config))
+        self.optimizer = make_optimizer(self.model, config)
         steps = len(list(data.cuts(rows, config.batch_size, Generator(), slides=config.slides_per_batch)))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(config, steps))
         self.average = Average(self.model, config.average) if config.average else None
