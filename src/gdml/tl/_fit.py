@@ -18,6 +18,8 @@ from gdml._settings import settings
 from gdml.pp import embed, normalize, tile
 from gdml.pp._validate import check_adata, spot_coordinates
 
+from ._undo import all_or_nothing
+
 if TYPE_CHECKING:
     import torch
 
@@ -49,6 +51,7 @@ def fit(
     Steps that were not run (:func:`gdml.pp.tile`, :func:`gdml.pp.embed`, :func:`gdml.pp.normalize`) are run
     with their defaults. The epoch is chosen by the PCC(A) on spots that are held out of the training spots,
     never on a slide that is scored later; then the model is trained once more on all spots for as many epochs.
+    An error leaves ``adata`` as it was; features that were made stay on disk for the next call.
 
     Parameters
     ----------
@@ -89,7 +92,7 @@ def fit(
 
     Returns
     -------
-    The trained model. Sets:
+    The trained model. Sets, besides what the missing steps do:
 
     ``.uns['gdml']['fit']`` : dict
         ``model`` (folder of the saved model), ``name``, ``config``, ``training``, ``seed``, ``split``,
@@ -131,15 +134,15 @@ def fit(
     if groups is not None and groups not in adata.obs:
         raise KeyError(f"`groups` is {groups!r}, which is no column of obs. {did_you_mean(groups, adata.obs.columns)}")
 
-    _run_missing_steps(adata, preset, key_added)
-    measured = adata.obsm[_keys.measured(key_added)]
-    data: SpotData = _gather(adata, measured, groups, key_added)
-    split = _split(
-        data, validation, validation_fraction, groups, seed, int(adata.uns[key_added][_keys.TILES]["n_side"])
-    )
-    _check_sizes(model_config, settings_of_run, split, len(data))
+    with all_or_nothing(adata, key_added):
+        _run_missing_steps(adata, preset, key_added)
+        measured = adata.obsm[_keys.measured(key_added)]
+        data: SpotData = _gather(adata, measured, groups, key_added)
+        n_side = int(adata.uns[key_added][_keys.TILES]["n_side"])
+        split = _split(data, validation, validation_fraction, groups, seed, n_side)
+        _check_sizes(model_config, settings_of_run, split, data)
+        module, run, n_epochs = _train(model_class, model_config, data, split, settings_of_run, fabric, seed)
 
-    module, run, n_epochs = _train(model_class, model_config, data, split, settings_of_run, fabric, seed)
     stored = adata.uns[key_added]
     record = {
         "config": config_record(model_config),
@@ -232,13 +235,14 @@ def _run_missing_steps(adata: AnnData, preset: str | None, key: str) -> None:
     if _keys.TILES not in stored:
         logg.info("fit: running gdml.pp.tile(adata) with its defaults")
         tile(adata, key_added=key)
-    if _keys.FEATURES not in adata.uns[key]:
-        logg.info("fit: running gdml.pp.embed(adata) with its defaults")
-        embed(adata, key=key)
+    # counts are checked before hours are spent on features
     if _keys.measured(key) not in adata.obsm or _keys.NORMALIZATION not in adata.uns[key]:
         scale = "scanpy" if preset is None else "paper"
         logg.info(f"fit: running gdml.pp.normalize(adata, normalization={scale!r})")
         normalize(adata, normalization=scale, library_key=adata.uns[key][_keys.TILES]["library_key"], key_added=key)
+    if _keys.FEATURES not in adata.uns[key]:
+        logg.info("fit: running gdml.pp.embed(adata) with its defaults")
+        embed(adata, key=key)
 
 
 def _gather(adata: AnnData, measured: Any, groups: str | None, key: str) -> "SpotData":
@@ -276,8 +280,10 @@ def _split(
     return split_by_block(data, fraction, (n_side + 1) / 2, generator)
 
 
-def _check_sizes(config: Any, loop: "TrainingConfig", split: "Split | None", n_spots: int) -> None:
+def _check_sizes(config: Any, loop: "TrainingConfig", split: "Split | None", data: "SpotData") -> None:
     """Fewer spots in a batch than k-means has groups: say so before training."""
+    import torch
+
     k = getattr(config, "n_groups", 0) if getattr(config, "group_weight", 0) else 0
     rows = torch.arange(len(data)) if split is None else split.train
     smallest = data.smallest_cut(rows, loop.batch_size, slides=loop.slides_per_batch)
@@ -318,8 +324,15 @@ def _train(
     if not loop.refit or run.interrupted:
         return module, run, run.best_epoch
     again = replace(loop, max_epochs=max(1, run.best_epoch))
-    module, final = train(make, data, everything, again, fabric, seed=seed, name="refit")
-    return module, run, len(final.history.get("epoch", ()))
+    try:
+        refitted, final = train(make, data, everything, again, fabric, seed=seed, name="refit")
+        interrupted = final.interrupted
+    except KeyboardInterrupt:  # before its first epoch was over
+        interrupted = True
+    if interrupted:
+        logg.warning("fit: interrupted; the best epoch is kept, trained without the validation spots.")
+        return module, run, run.best_epoch
+    return refitted, run, len(final.history.get("epoch", ()))
 
 
 def _high_genes(run: "Run", panel: Any) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from gdml.pp._validate import check_adata, spot_coordinates
 
 from ._fit import versions
 from ._spots import spot_data
+from ._undo import all_or_nothing
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,8 @@ def predict(
     >>> import gdml
     >>> gdml.tl.predict(adata, "her2st-gdml")  # doctest: +SKIP
     """
+    import torch
+
     from gdml.encoders._device import resolve_device, use_bf16
     from gdml.training import make_fabric, predict_rows
 
@@ -104,13 +107,12 @@ def predict(
     trained, path = _model(adata, model, key_added)
     if copy:
         adata = adata.copy()
-    _make_features(adata, trained, image, encoder, on, precision, key_added)
-    import torch
-
-    data, order = spot_data(adata, key=key_added)
-    module = fabric.to_device(trained.module)
-    values, embedding = predict_rows(module, data, torch.arange(len(data)), fabric, batch_size=batch_size)
-    trained.module.cpu()
+    with all_or_nothing(adata, key_added):
+        _make_features(adata, trained, image, encoder, on, precision, key_added)
+        data, order = spot_data(adata, key=key_added)
+        module = fabric.to_device(trained.module)
+        values, embedding = predict_rows(module, data, torch.arange(len(data)), fabric, batch_size=batch_size)
+        trained.module.cpu()
     back = np.argsort(order)
     predicted = pd.DataFrame(values.numpy()[back], index=adata.obs_names, columns=pd.Index(trained.panel))
 
@@ -142,7 +144,7 @@ def _model(adata: AnnData, model: Any, key: str) -> tuple["TrainedModel", str]:
     from gdml.training import TrainedModel, load
 
     if isinstance(model, TrainedModel):
-        return model, str(adata.uns.get(key, {}).get(_keys.FIT, {}).get("model", "in memory"))
+        return model, model.path or "in memory"
     if model is None:
         record = adata.uns.get(key, {}).get(_keys.FIT)
         if record is None:

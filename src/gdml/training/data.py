@@ -85,15 +85,24 @@ class SpotData:
     def cuts(self, rows: Tensor, size: int, generator: Generator, *, slides: int) -> Iterator[Tensor]:
         """One epoch of row sets of about ``size`` spots, each from at most ``slides`` slides, in random order.
 
-        The slides are dealt anew into sets in each epoch; the spots of a set are shared out evenly, so that
-        no batch is much smaller than the others.
+        The slides are dealt anew into sets of about equal number in each epoch, and the spots of a set are
+        shared out evenly, so that no batch is much smaller than the others.
         """
         present = self.slide[rows].unique()
         present = present[torch.randperm(len(present), generator=generator)]
         cuts: list[Tensor] = []
-        for some in present.split(slides):
+        for some in present.tensor_split(-(-len(present) // slides)):
             here = rows[torch.isin(self.slide[rows], some)]
             here = here[torch.randperm(len(here), generator=generator)]
             cuts += here.tensor_split(max(1, round(len(here) / size)))
         for i in torch.randperm(len(cuts), generator=generator).tolist():
             yield cuts[i]
+
+    def smallest_cut(self, rows: Tensor, size: int, *, slides: int) -> int:
+        """Give the least number of spots that a row set of :meth:`cuts` can have, however the slides are dealt."""
+        lengths = torch.bincount(self.slide[rows])
+        lengths = lengths[lengths > 0].sort().values
+        n_sets = -(-len(lengths) // slides)
+        fewest = int(lengths[: len(lengths) // n_sets].sum())  # the smallest slides meet in one set
+        most = int(lengths[-(-(-len(lengths) // n_sets)) :].sum())
+        return min(n // max(1, round(n / size)) for n in range(fewest, most + 1))

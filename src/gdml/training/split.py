@@ -56,8 +56,9 @@ def split_by_block(data: SpotData, fraction: float, margin: float, generator: Ge
     """Hold out one end of each slide, and drop the spots between it and the rest.
 
     The tissue is cut across its longer axis (the first principal axis of the spots' positions); a coin
-    decides which end is held out. Spots nearer to a held-out spot than the margin are in neither part: a
-    random choice of spots would leak, since neighbour regions overlap.
+    decides which end is held out. Spots nearer to a held-out spot than the margin, in x and in y (tiles and
+    regions are squares), are in neither part: a random choice of spots would leak, since neighbour regions
+    overlap.
 
     Parameters
     ----------
@@ -78,14 +79,15 @@ def split_by_block(data: SpotData, fraction: float, margin: float, generator: Ge
     train, validation = [], []
     for slide in range(len(data.names)):
         rows = data.rows_of(slide)
-        xy = data.xy[rows] - data.xy[rows].mean(0)
-        axis = torch.linalg.eigh((xy.T @ xy).double()).eigenvectors[:, -1].float()
-        along = xy @ axis * (1 - 2 * int(torch.randint(2, (), generator=generator)))
+        xy = data.xy[rows]
+        centered = xy - xy.mean(0)
+        axis = torch.linalg.eigh((centered.T @ centered).double()).eigenvectors[:, -1].float()
+        along = centered @ axis * (1 - 2 * int(torch.randint(2, (), generator=generator)))
         n_held = round(fraction * len(rows))
         held = torch.zeros(len(rows), dtype=torch.bool)
         held[along.argsort(stable=True)[:n_held]] = True
         if n_held:
-            near = torch.cdist(xy, xy[held]).amin(1) < margin
+            near = torch.cdist(xy, xy[held], p=float("inf")).amin(1) < margin
         else:
             near = held.clone()
         validation.append(rows[held])

@@ -20,6 +20,21 @@ _FORMAT = "gdml-model"
 _FORMAT_VERSION = 1
 _WEIGHTS = "model.safetensors"
 _RECORD = "model.json"
+#: What the JSON must hold.
+_PARTS = {
+    "format_version": int,
+    "model": str,
+    "config": dict,
+    "shape": dict,
+    "panel": list,
+    "normalization": dict,
+    "features": dict,
+    "tiles": dict,
+    "high_genes": list,
+    "training": dict,
+    "history": dict,
+    "weights_sha256": str,
+}
 
 
 @dataclass
@@ -46,6 +61,8 @@ class TrainedModel:
         Settings, seed, split, best epoch and versions of the run.
     history
         Quantities by epoch.
+    path
+        Folder that it was last saved in or read from; None before.
     """
 
     module: SpotModel
@@ -57,6 +74,7 @@ class TrainedModel:
     high_genes: tuple[str, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     history: dict[str, np.ndarray] = field(default_factory=dict)
+    path: str | None = None
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.module.parameters())
@@ -114,23 +132,19 @@ class TrainedModel:
             (made / _RECORD).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
             made.chmod(0o755)
             if target.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-                os.replace(target, old)
-                os.replace(made, target)
-                shutil.rmtree(old)
+                _exchange(made, target)
             else:
                 os.replace(made, target)
         finally:
             shutil.rmtree(made, ignore_errors=True)
+        self.path = str(target)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a model that :meth:`save` wrote; see :func:`gdml.load`."""
-        folder = Path(path).expanduser()
+        folder = Path(path).expanduser().absolute()
         record = _read_record(folder)
-        model = get_model(record["model"])
-        config = make_config(model, None, record["config"])
-        module = model(config, Shape(**record["shape"]))
+        module = _make_module(folder, record)
         raw = (folder / _WEIGHTS).read_bytes()
         if hashlib.sha256(raw).hexdigest() != record["weights_sha256"]:
             raise ValueError(
@@ -153,6 +167,7 @@ class TrainedModel:
             high_genes=tuple(record["high_genes"]),
             training=record["training"],
             history={k: np.array([np.nan if x is None else x for x in v]) for k, v in record["history"].items()},
+            path=str(folder),
         )
 
 
@@ -213,14 +228,42 @@ def _read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
         raise ValueError(f"{where} is not a gdml model: {_RECORD} does not say so.")
     version = record.get("format_version")
-    if not isinstance(version, int) or version > _FORMAT_VERSION:
-        made_by = record.get("training", {}).get("versions", {}).get("gdml", "unknown")
+    if isinstance(version, int) and version > _FORMAT_VERSION:
         raise ValueError(
-            f"{where} was written by a newer gdml ({made_by}; format {version}, this one reads {_FORMAT_VERSION}): "
+            f"{where} was written by a newer gdml (format {version}, this one reads {_FORMAT_VERSION}): "
             "pip install --upgrade gdml."
         )
-    needed = ("model", "config", "shape", "panel", "normalization", "features", "tiles", "high_genes", "training")
-    absent = [name for name in (*needed, "history", "weights_sha256") if name not in record]
-    if absent:
-        raise ValueError(f"{where} is not a whole gdml model: {_RECORD} lacks {', '.join(absent)}.")
+    wrong = [name for name, kind in _PARTS.items() if not isinstance(record.get(name), kind)]
+    if wrong:
+        raise ValueError(f"{where} is not a whole gdml model: {_RECORD} lacks {', '.join(wrong)}.")
     return record
+
+
+def _make_module(folder: Path, record: dict[str, Any]) -> SpotModel:
+    """Make the untrained model that the JSON describes; the user's random state is untouched."""
+    try:
+        model = get_model(record["model"])
+        with torch.random.fork_rng(devices=[]):
+            module = model(make_config(model, None, record["config"]), Shape(**record["shape"]))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(folder)!r}: {_RECORD} describes a model that this gdml can't make ({error}): it was changed, or "
+            "written by another version."
+        ) from error
+    if len(record["panel"]) != module.shape.n_genes:
+        raise ValueError(
+            f"{str(folder)!r}: {_RECORD} names {len(record['panel'])} panel genes for {module.shape.n_genes} outputs."
+        )
+    return module
+
+
+def _exchange(made: Path, target: Path) -> None:
+    """Put a folder in the place of another, which is back in its place where that fails."""
+    old = made.with_name(made.name + "-old")
+    os.replace(target, old)
+    try:
+        os.replace(made, target)
+    except BaseException:
+        os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
