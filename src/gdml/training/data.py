@@ -104,5 +104,5 @@ class SpotData:
         lengths = lengths[lengths > 0].sort().values
         n_sets = -(-len(lengths) // slides)
         fewest = int(lengths[: len(lengths) // n_sets].sum())  # the smallest slides meet in one set
-        most = int(lengths[-(-(-len(lengths) // n_sets)) :].sum())
+        most = int(lengths[-len(lengths) // n_sets :].sum())  # the largest
         return min(n // max(1, round(n / size)) for n in range(fewest, most + 1))
