@@ -123,7 +123,7 @@ class TrainedModel:
             "tiles": self.tiles,
             "high_genes": list(self.high_genes),
             "training": self.training,
-            "history": {k: [None if np.isnan(x) else float(x) for x in v] for k, v in self.history.items()},
+            "history": {k: [float(x) if np.isfinite(x) else None for x in v] for k, v in self.history.items()},
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
         }
         made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
