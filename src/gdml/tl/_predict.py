@@ -104,6 +104,8 @@ def predict(
     spot_coordinates(adata, adata.uns.get(key_added, {}).get(_keys.TILES, {}).get("spatial_key", _keys.SPATIAL))
     on = resolve_device(device)
     fabric = make_fabric(on, bf16=use_bf16(on, precision))
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a whole number of at least 1, found {batch_size!r}.")
     trained, path = _model(adata, model, key_added)
     if copy:
         adata = adata.copy()
