@@ -1,6 +1,7 @@
 """Configuration of the documentation; see https://www.sphinx-doc.org/en/master/usage/configuration.html."""
 
 import os
+import warnings
 from pathlib import Path
 
 import gdml
@@ -43,6 +44,7 @@ napoleon_custom_sections = [("Writes", "Returns")]
 typehints_defaults = "braces"
 typehints_use_rtype = False
 typehints_document_rtype = False  # what is returned is said in words
+warnings.filterwarnings("ignore", message=".*set_application")  # of sphinx_autodoc_typehints, about itself
 always_use_bars_union = True
 
 # -- Links to other packages ---------------------------------------------------
@@ -85,6 +87,8 @@ nb_execution_in_temp = True
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+# Threads that wait for each other give up their core: on busy machines training is several times faster.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # It runs in a folder of its own, where a relative path to the data would lead elsewhere.
 if os.environ.get("GDML_DATA_DIR"):
     os.environ["GDML_DATA_DIR"] = str(Path(os.environ["GDML_DATA_DIR"]).expanduser().resolve())
