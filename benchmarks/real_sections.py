@@ -32,6 +32,7 @@ LABELS = {"unsmoothed": {"smooth": False}, "smoothed": {"smooth": True}, "paper"
 #: The recipes that are compared: name in the table, model, options of fit, seeds matter.
 MODELS = {
     "ridge": ("ridge", {}, False),
+    "ridge, penalty by stripes": ("ridge", {"config": {"selection": "stripes"}}, False),
     "Gene-DML": ("gene-dml", {}, True),
     "Gene-DML, paper's recipe": ("gene-dml", {"preset": "her2st", "max_epochs": 60}, True),
 }
@@ -113,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--yardstick", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["ridge", "Gene-DML"])
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS)[:3])
     parser.add_argument("--labels", nargs="+", choices=list(LABELS))
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--part", default="0/1", help="i/n: every n-th run, from i")

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Any
 from ._settings import settings
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "datasets", "encoders", "expression", "io", "load", "metrics", "pl", "pp", "settings", "slides", "tl"]
+__all__ = [
+    "__version__",
+    "datasets",
+    "encoders",
+    "expression",
+    "io",
+    "load",
+    "metrics",
+    "pl",
+    "pp",
+    "settings",
+    "slides",
+    "tl",
+]
 
 _NAMESPACES = {"datasets", "encoders", "expression", "io", "metrics", "pl", "pp", "slides", "tl"}
 

@@ -84,7 +84,7 @@ NORMALIZATIONS = {
     "scanpy": Normalization(),
     "paper": Normalization(order="panel", log="10", smooth=True),
 }
-"""Normalisations by name: scanpy's (the default), and the recipe of the paper's authors."""
+"""Normalisations by name, scanpy's (the default) and the recipe of the paper's authors."""
 
 
 def as_normalization(normalization: str | Normalization | Mapping[str, Any], **switches: Any) -> Normalization:
@@ -96,6 +96,10 @@ def as_normalization(normalization: str | Normalization | Mapping[str, Any], **s
         A name of :data:`NORMALIZATIONS`, a :class:`Normalization`, or what its ``to_dict`` gave.
     **switches
         Fields to change; those that are None are left as they are.
+
+    Returns
+    -------
+    The normalisation.
 
     Raises
     ------
@@ -128,7 +132,17 @@ def _dense(matrix: Any) -> NDArray[Any]:
 
 
 def find_bad_count(counts: Counts) -> tuple[int, int, float] | None:
-    """Row, column and value of the first entry that no count can be (negative, fractional, NaN), or None."""
+    """Look for entries that no count can be: negative, fractional, NaN or infinite.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, spots x genes, dense or sparse.
+
+    Returns
+    -------
+    Row, column and value of the first such entry, or None.
+    """
     matrix = _matrix(counts)
     values = matrix.data if sparse.issparse(matrix) else matrix.ravel()
     if values.dtype.kind in "ub":

@@ -118,6 +118,10 @@ def nan_mean(values: ArrayLike, axis: int | None = None) -> NDArray[np.float64]:
         Any shape.
     axis
         As in :func:`numpy.nanmean`.
+
+    Returns
+    -------
+    float64, ``values`` without that axis (or without any).
     """
     values = np.asarray(values, np.float64)
     found = ~np.isnan(values)

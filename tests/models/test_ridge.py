@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,9 +8,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from gdml.models import Shape
+from gdml.models.linear import RidgeMap, pooled_features, stripes
 from gdml.models.ridge import Ridge, RidgeConfig
 
-CONFIG = RidgeConfig(alpha_min=1e-2, alpha_max=1e4, n_alphas=13)
+CONFIG = RidgeConfig(selection="gcv", alpha_min=1e-2, alpha_max=1e4, n_alphas=13)
 
 
 def features(batch):
@@ -25,9 +28,21 @@ def test_agrees_with_scikit_learn(shape, make_batch, pieces):
     model.prepare(make_batch(part) for part in np.array_split(np.arange(24), pieces))
     theirs = make_pipeline(StandardScaler(), RidgeCV(np.geomspace(1e-2, 1e4, 13)))
     theirs.fit(features(batch), batch.expression.numpy().astype(np.float64))
-    assert float(model.alpha) == pytest.approx(theirs[-1].alpha_)
+    assert float(model.map.alpha) == pytest.approx(theirs[-1].alpha_)
     new = make_batch(seed=5)
     np.testing.assert_allclose(model(new).prediction, theirs.predict(features(new)), atol=1e-4)
+
+
+def test_selection_by_stripes(shape, make_batch):
+    batch = make_batch()
+    model = Ridge(replace(CONFIG, selection="stripes"), shape)
+    model.prepare(make_batch(part) for part in (range(14), range(14, 24)))
+    alone = RidgeMap(64, 7)
+    alone.solve(pooled_features(batch), batch.expression, np.geomspace(1e-2, 1e4, 13).tolist(), stripes(batch))
+    assert float(model.map.alpha) == float(alone.alpha)
+    torch.testing.assert_close(model(batch).prediction, alone(pooled_features(batch)))
+    with pytest.raises(ValueError, match="`selection` is 'loo'"):
+        RidgeConfig(selection="loo")
 
 
 def test_one_gene(make_batch):

@@ -18,6 +18,10 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     device
         ``"auto"`` for the best that is there, or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
 
+    Returns
+    -------
+    The device.
+
     Raises
     ------
     ValueError
@@ -37,6 +41,17 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 def use_bf16(device: torch.device, precision: Precision = "auto") -> bool:
     """Whether to compute in bfloat16: where asked for, or (``"auto"``) where ``device`` multiplies it natively.
+
+    Parameters
+    ----------
+    device
+        Where it is computed.
+    precision
+        ``"auto"``, ``"bf16"`` or ``"fp32"``.
+
+    Returns
+    -------
+    True for bfloat16.
 
     Raises
     ------

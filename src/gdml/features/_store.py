@@ -166,7 +166,19 @@ class FeatureStore:
 
 
 def store_path(folder: str | Path, spec: FeatureSpec) -> Path:
-    """Place of the store of ``spec`` under ``folder``."""
+    """Place of the store of ``spec`` under ``folder``.
+
+    Parameters
+    ----------
+    folder
+        Folder of all stores.
+    spec
+        What the features depend on.
+
+    Returns
+    -------
+    ``folder/{spec.key()}.zarr``, whether it exists or not.
+    """
     return Path(folder) / f"{spec.key()}.zarr"
 
 
@@ -208,6 +220,15 @@ def open_store(folder: str | Path, spec: FeatureSpec, *, n_tokens: int, dim: int
 
 def open_path(path: str | Path) -> FeatureStore:
     """Open an existing store by its path.
+
+    Parameters
+    ----------
+    path
+        The store itself, a folder that ends in ``.zarr``.
+
+    Returns
+    -------
+    The store.
 
     Raises
     ------

@@ -61,6 +61,19 @@ class SpotModel(nn.Module):
         self.config = config
         self.shape = shape
 
+    @classmethod
+    def adapt(cls, config: Any, *, smoothed: bool) -> Any:
+        """Fill in what a config leaves to the kind of expression that is learnt.
+
+        Parameters
+        ----------
+        config
+            Instance of ``config_class``.
+        smoothed
+            Whether each spot's expression was averaged with its neighbours'.
+        """
+        return config
+
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Learn constants (scales, means) from the training spots, once, before the first step."""
         raise NotImplementedError

@@ -8,7 +8,7 @@ from gdml._errors import did_you_mean
 
 @dataclass(frozen=True)
 class GeneDMLConfig:
-    """Sizes and switches of Gene-DML; the defaults are ours, :data:`PRESETS` holds the paper's.
+    """Sizes and switches of Gene-DML; the defaults are ours, ``preset=`` of :func:`gdml.tl.fit` gives the paper's.
 
     Parameters
     ----------
@@ -42,6 +42,10 @@ class GeneDMLConfig:
         Of the expression head and of the gene encoder.
     input_dropout
         Rate at which entries of the features are zeroed in training.
+    feature_shift
+        Standard deviation of a random offset that is added in training to each feature of all spots of a
+        batch, in units of the scaled features: slides of another patient differ from those at hand by such
+        offsets.
     token_dropout
         Share of the local tokens that are left out of a training step.
     instance_weight
@@ -51,7 +55,8 @@ class GeneDMLConfig:
     tau
         Temperature of the instance loss.
     group_weight
-        lambda of equation 7; 0 switches the pathway off.
+        lambda of equation 7; 0 switches the pathway off. The paper's 1 and 0.8 for the two pathways keep
+        their ratio in our defaults, at 0.3 of their weight.
     n_groups
         k, at most the number of spots in a batch.
     group_iterations
@@ -72,17 +77,21 @@ class GeneDMLConfig:
         Share of that supervision that comes from the fused prediction instead of the measured expression.
     average_scales
         Predict by the mean of the fused head and the scales' heads.
+    linear_share
+        Weight, in the prediction, of ridge regression from the mean local and mean neighbour features, solved
+        before training with its penalty chosen on stripes of the slides; 0 for the network alone (paper).
     gene_specific
         Share of each gene's own part that a prediction keeps; the part that all genes have in common (their
         mean on the scale of ``targets``) is kept whole. How many genes a spot shows at all, by its depth and
         cellularity, is common to nearly all genes and holds across patients; what sets a gene apart from the
-        others does so less. 1 for the plain prediction (paper).
+        others does so less. None: 0.5 where the expression was smoothed over neighbours, which leaves little
+        noise to hold that part back in training, else 1, the plain prediction (paper).
     """
 
-    width: int = 256
+    width: int = 128
     features: Literal["standardize", "scale", "raw"] = "standardize"
     targets: Literal["standardize", "scale", "raw"] = "standardize"
-    branch_width: int = 256
+    branch_width: int = 128
     neighbor_depth: int = 2
     neighbor_heads: int = 4
     neighbor_mlp: int = 2
@@ -101,11 +110,12 @@ class GeneDMLConfig:
     head_dropout: float = 0.3
     gene_dropout: float = 0.3
     input_dropout: float = 0.0
-    token_dropout: float = 0.0
-    instance_weight: float = 1.0
+    feature_shift: float = 0.5
+    token_dropout: float = 0.5
+    instance_weight: float = 0.3
     instance_reduction: Literal["average", "sum"] = "average"
     tau: float = 0.07
-    group_weight: float = 0.8
+    group_weight: float = 0.24
     n_groups: int = 18
     group_iterations: int = 10
     group_tau: float = 0.07
@@ -116,7 +126,8 @@ class GeneDMLConfig:
     scale_weight: float = 1.0
     distillation: float = 0.3
     average_scales: bool = True
-    gene_specific: float = 0.5
+    linear_share: float = 0.4
+    gene_specific: float | None = None
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -127,12 +138,17 @@ class GeneDMLConfig:
             raise ValueError('`projection="shared"` needs all scales at the encoder\'s width: set branch_width=0.')
         if self.n_groups < 2:
             raise ValueError(f"`n_groups` must be 2 or more, found {self.n_groups}.")
-        if not 0 <= self.gene_specific <= 1:
+        if self.gene_specific is not None and not 0 <= self.gene_specific <= 1:
             raise ValueError(f"`gene_specific` must lie in [0, 1], found {self.gene_specific}.")
+        if not 0 <= self.linear_share < 1:
+            raise ValueError(f"`linear_share` must lie in [0, 1), found {self.linear_share}.")
         for name in ("instance_weight", "group_weight", "scale_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, found {getattr(self, name)}.")
 
+
+#: Share of the gene-specific part where the expression was smoothed.
+SMOOTHED_GENE_SPECIFIC = 0.5
 
 _SCALING = ("standardize", "scale", "raw")
 _CHOICES = {
@@ -169,7 +185,12 @@ _HER2ST = GeneDMLConfig(
     normalize_image=False,
     scale_weight=0.0,
     average_scales=False,
+    linear_share=0.0,
     gene_specific=1.0,
+    feature_shift=0.0,
+    token_dropout=0.0,
+    instance_weight=1.0,
+    group_weight=0.8,
 )
 
 PRESETS = {

@@ -1,18 +1,21 @@
 """Gene-DML: dual-pathway multi-level discrimination (Song, Fan, Chang, Cai; WACV 2026; arXiv 2507.14670)."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ._base import Shape, SpotModel
-from ._gene_dml_config import PRESETS, GeneDMLConfig
+from ._gene_dml_config import PRESETS, SMOOTHED_GENE_SPECIFIC, GeneDMLConfig
 from .batch import Batch, Output
 from .branches import NeighborTransformer, ScaleFusion, SlideTransformer
 from .contrast import group_loss, instance_loss
 from .layers import Dropout, FeedForward
+from .linear import RidgeMap, pooled_features, stripes
 from .scaling import Moments, Standardize
 
 SCALES = ("local", "neighbor", "global")
@@ -98,6 +101,8 @@ class GeneDML(SpotModel):
             d, c.fusion_heads, c.fusion_mlp, c.fusion_dropout, residual=c.fusion_residual, **options
         )
         self.head = _head(d, m, c.head, c.head_dropout)
+        if c.linear_share:
+            self.linear = RidgeMap(2 * shape.dim, m)
         if c.scale_weight:
             self.scale_heads = nn.ModuleList(_head(d, m, "linear", c.head_dropout) for _ in SCALES)
         if c.instance_weight or c.group_weight:
@@ -106,15 +111,24 @@ class GeneDML(SpotModel):
             groupers = [nn.Linear(d, d)] * 2 if c.grouping == "shared" else [nn.Linear(d, d), nn.Linear(d, d)]
             self.group = nn.ModuleList(groupers)
 
+    @classmethod
+    def adapt(cls, config: GeneDMLConfig, *, smoothed: bool) -> GeneDMLConfig:
+        """Fill in ``gene_specific`` where it is None."""
+        if config.gene_specific is not None:
+            return config
+        return replace(config, gene_specific=SMOOTHED_GENE_SPECIFIC if smoothed else 1.0)
+
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Scale features and targets by the moments of the training spots, as the config says."""
         dim = self.shape.dim
         local, pooled, target = Moments(dim), Moments(dim), Moments(self.shape.n_genes)
+        linear: list[tuple[Tensor, Tensor, Tensor]] = []
         for batch in batches:
             local.add(batch.tokens.flatten(0, 1))
             pooled.add(batch.neighbors[batch.neighbor_mask])
             if batch.expression is not None:
                 target.add(batch.expression)
+                linear.append((pooled_features(batch), batch.expression, stripes(batch)))
         for scaler, moments, kind in (
             (self.local_scale, local, self.config.features),
             (self.pooled_scale, pooled, self.config.features),
@@ -125,12 +139,16 @@ class GeneDML(SpotModel):
             elif kind == "scale":
                 one = moments.std.square().mean().sqrt()
                 scaler.set(moments.mean, one.expand_as(moments.std))
+        if self.config.linear_share and linear:
+            x, y, folds = (torch.cat(parts) for parts in zip(*linear, strict=True))
+            self.linear.solve(x, self.target_scale(y), np.geomspace(1e-1, 1e6, 29).tolist(), folds)
 
     def forward(self, batch: Batch) -> Output:
         """Predict (N, M); the embedding is the fused one, (N, d), rows of unit length."""
-        local = self.drop_input(self.local_scale(batch.tokens))
-        neighbors = self.drop_input(self.pooled_scale(batch.neighbors))
-        slides = self.drop_input(self.pooled_scale(batch.slides.features))
+        shift = self._random_shift(batch.tokens)
+        local = self.drop_input(self.local_scale(batch.tokens) + shift)
+        neighbors = self.drop_input(self.pooled_scale(batch.neighbors) + shift)
+        slides = self.drop_input(self.pooled_scale(batch.slides.features) + shift)
         if self.training and self.config.token_dropout:
             local = self._drop_tokens(local)
 
@@ -151,13 +169,27 @@ class GeneDML(SpotModel):
             if self.config.average_scales:
                 prediction = torch.stack([prediction, *by_head]).mean(0)
         if not self.training:
-            prediction = self._shrink(prediction)
+            prediction = self._shrink(self._with_linear(prediction, batch))
         return Output(self.target_scale.inverse(prediction.float()), F.normalize(fused.float(), dim=1), parts)
+
+    def _with_linear(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """Average with the linear path, which is solved once and takes no part in training."""
+        share = self.config.linear_share
+        if not share:
+            return prediction
+        return (1 - share) * prediction.float() + share * self.linear(pooled_features(batch))
 
     def _shrink(self, prediction: Tensor) -> Tensor:
         """Keep what all genes share; shrink what is each gene's own towards it."""
         common = prediction.mean(1, keepdim=True)
-        return common + self.config.gene_specific * (prediction - common)
+        share = 1.0 if self.config.gene_specific is None else self.config.gene_specific
+        return common + share * (prediction - common)
+
+    def _random_shift(self, like: Tensor) -> Tensor | float:
+        """One random offset per feature for the whole batch, as another stain or scanner would give."""
+        if not (self.training and self.config.feature_shift):
+            return 0.0
+        return self.config.feature_shift * torch.randn(self.shape.dim, device=like.device)
 
     def _drop_tokens(self, local: Tensor) -> Tensor:
         """Leave out a share of the local tokens, the same for all spots of the batch; the first one stays."""

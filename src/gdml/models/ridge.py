@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from sklearn.linear_model import RidgeCV
+import torch.nn.functional as F
 from torch import Generator, Tensor
+
+from gdml._errors import did_you_mean
 
 from ._base import Shape, SpotModel
 from .batch import Batch, Output
-from .scaling import Standardize
+from .linear import RidgeMap, pooled_features, stripes
 
 
 @dataclass(frozen=True)
@@ -20,25 +22,32 @@ class RidgeConfig:
 
     Parameters
     ----------
+    selection
+        How the penalty is chosen on the training spots: ``"gcv"``, generalised cross-validation, or
+        ``"stripes"``, five stripes of each slide that are predicted from the others.
     alpha_min, alpha_max, n_alphas
         Penalties that are tried, evenly spaced in the logarithm.
     """
 
+    selection: Literal["gcv", "stripes"] = "gcv"
     alpha_min: float = 1e-1
     alpha_max: float = 1e6
     n_alphas: int = 29
+
+    def __post_init__(self) -> None:
+        if self.selection not in ("gcv", "stripes"):
+            raise ValueError(f"`selection` is {self.selection!r}. {did_you_mean(self.selection, ('gcv', 'stripes'))}")
 
 
 class Ridge(SpotModel):
     """Ridge regression from the mean local and mean neighbour features, both standardised.
 
-    One penalty for all genes, chosen on the training spots by generalised cross-validation
-    (Golub, Heath, Wahba 1979) with scikit-learn's ``RidgeCV``.
+    One penalty for all genes.
 
     Parameters
     ----------
     config
-        Penalties.
+        Penalties and how one is chosen.
     shape
         Sizes of the data.
     """
@@ -46,43 +55,30 @@ class Ridge(SpotModel):
     config_class = RidgeConfig
     citation: ClassVar[str] = "Hoerl, Kennard (1970), Technometrics 12:55"
     closed_form = True
-    weight: Tensor
-    bias: Tensor
+    config: RidgeConfig
 
     def __init__(self, config: RidgeConfig, shape: Shape) -> None:
         super().__init__(config, shape)
-        self.standardize = Standardize(2 * shape.dim)
-        self.register_buffer("weight", torch.zeros(shape.n_genes, 2 * shape.dim))
-        self.register_buffer("bias", torch.zeros(shape.n_genes))
-        self.register_buffer("alpha", torch.zeros(()))
-
-    @staticmethod
-    def features(batch: Batch) -> Tensor:
-        """Mean local token beside the mean of the neighbours inside the image, (N, 2 D) float32."""
-        inside = batch.neighbor_mask[..., None].float()
-        neighbors = (batch.neighbors.float() * inside).sum(1) / inside.sum(1).clamp(min=1)
-        return torch.cat([batch.tokens.float().mean(1), neighbors], 1)
+        self.map = RidgeMap(2 * shape.dim, shape.n_genes)
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Solve."""
-        pairs = [(self.features(batch), batch.expression) for batch in batches]
-        x = torch.cat([x for x, _ in pairs])
-        y = torch.cat([y for _, y in pairs if y is not None])
-        self.standardize.fit([x])
-        config: RidgeConfig = self.config
-        alphas = np.geomspace(config.alpha_min, config.alpha_max, config.n_alphas)
-        solved = RidgeCV(alphas=alphas).fit(self.standardize(x).double().numpy(), y.double().numpy())
-        self.weight.copy_(torch.from_numpy(np.atleast_2d(solved.coef_)))
-        self.bias.copy_(torch.from_numpy(np.atleast_1d(solved.intercept_)))
-        self.alpha.fill_(float(solved.alpha_))  # type: ignore[operator]
+        c = self.config
+        parts = [(pooled_features(batch), batch.expression, stripes(batch)) for batch in batches]
+        x = torch.cat([x for x, _, _ in parts])
+        y = torch.cat([y for _, y, _ in parts if y is not None])
+        folds = torch.cat([f for _, _, f in parts]) if c.selection == "stripes" else None
+        self.map.solve(x, y, np.geomspace(c.alpha_min, c.alpha_max, c.n_alphas).tolist(), folds)
 
     def forward(self, batch: Batch) -> Output:
         """Predict, (N, M)."""
-        return Output(self.standardize(self.features(batch)) @ self.weight.T + self.bias)
+        return Output(self.map(pooled_features(batch)))
 
     def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
-        """Mean squared error, for the record."""
-        return {"loss": torch.nn.functional.mse_loss(output.prediction, batch.expression)}  # type: ignore[arg-type]
+        """Mean squared error."""
+        if batch.expression is None:
+            raise ValueError("The batch has no expression to learn from.")
+        return {"loss": F.mse_loss(output.prediction, batch.expression)}
 
 
 MODELS = {"ridge": Ridge}

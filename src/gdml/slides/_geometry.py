@@ -51,6 +51,10 @@ def um_per_px_from_grid(xy: ArrayLike, row: ArrayLike, col: ArrayLike, pitch_um:
     pitch_um
         Distance between the centres of neighbouring spots, um: Visium 100, legacy ST 200.
 
+    Returns
+    -------
+    Micrometres per px.
+
     Raises
     ------
     ValueError
@@ -87,6 +91,10 @@ def um_per_px_from_neighbors(xy: ArrayLike, pitch_um: float) -> float:
     pitch_um
         Distance between the centres of neighbouring spots, um.
 
+    Returns
+    -------
+    Micrometres per px.
+
     Raises
     ------
     ValueError
@@ -108,7 +116,19 @@ def um_per_px_from_neighbors(xy: ArrayLike, pitch_um: float) -> float:
 
 
 def tile_side_px(tile_um: float, um_per_px: float) -> float:
-    """Side of a tile in full-resolution px, a fraction as a rule."""
+    """Side of a tile in full-resolution px.
+
+    Parameters
+    ----------
+    tile_um
+        Side of the tile, um.
+    um_per_px
+        Micrometres per full-resolution px.
+
+    Returns
+    -------
+    Side, px; a fraction as a rule.
+    """
     return tile_um / um_per_px
 
 

@@ -1,9 +1,12 @@
 """How a model is trained."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from gdml._errors import did_you_mean
+
+_EPOCHS, _STEPS = 25, 150  # what max_epochs=None stands for
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,8 @@ class TrainingConfig:
     Parameters
     ----------
     max_epochs
-        Epochs at most.
+        Epochs at most. None: 25, or as many as 150 steps take where that is more, since an epoch of a few
+        hundred spots is a few steps.
     patience
         Epochs without a better validation PCC after which training stops.
     batch_size
@@ -40,8 +44,8 @@ class TrainingConfig:
         many epochs.
     """
 
-    max_epochs: int = 60
-    patience: int = 15
+    max_epochs: int | None = None
+    patience: int = 10
     batch_size: int = 128
     slides_per_batch: int = 8
     optimizer: Literal["adamw", "adam"] = "adamw"
@@ -55,16 +59,24 @@ class TrainingConfig:
     refit: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "patience", "batch_size", "slides_per_batch", "decay_epochs"):
+        for name in ("patience", "batch_size", "slides_per_batch", "decay_epochs"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, found {value!r}.")
+        if self.max_epochs is not None and (isinstance(self.max_epochs, bool) or self.max_epochs < 1):
+            raise ValueError(f"`max_epochs` must be a whole number of at least 1, or None, found {self.max_epochs!r}.")
         if not self.learning_rate > 0:
             raise ValueError(f"`learning_rate` must be positive, found {self.learning_rate!r}.")
         if not 0 <= self.average < 1:
             raise ValueError(f"`average` must lie in [0, 1), found {self.average!r}.")
         if self.optimizer not in ("adamw", "adam"):
             raise ValueError(f"`optimizer` must be 'adamw' or 'adam', found {self.optimizer!r}.")
+
+    def epochs(self, steps_per_epoch: int) -> int:
+        """Give the number of epochs at most, for a data set of that many steps an epoch."""
+        if self.max_epochs is not None:
+            return self.max_epochs
+        return max(_EPOCHS, math.ceil(_STEPS / steps_per_epoch))
 
 
 #: The paper's recipe: Adam 1e-4, x0.95 every 20 epochs, 200 epochs, patience 20, the authors' batch sizes.

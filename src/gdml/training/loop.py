@@ -159,6 +159,7 @@ class Trainer:
         self.model: SpotModel = fabric.to_device(model)  # type: ignore[assignment]
         self.optimizer = make_optimizer(self.model, config)
         steps = len(list(data.cuts(rows, config.batch_size, Generator(), slides=config.slides_per_batch)))
+        self.n_epochs = config.epochs(steps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(config, steps))
         self.average = Average(self.model, config.average) if config.average else None
 
@@ -214,7 +215,7 @@ def train(
     """Train a new model on ``rows``.
 
     With validation spots the epoch with the best validation PCC(A) is kept, and training stops when it has
-    not risen for ``config.patience`` epochs; without, training runs ``config.max_epochs`` epochs.
+    not risen for ``config.patience`` epochs; without, training runs all epochs of the config.
     Ctrl-C ends training and keeps the best epoch so far.
 
     Parameters
@@ -262,7 +263,7 @@ def _iterate(trainer: Trainer, validation: Tensor | None, name: str) -> Run:
     """Run the epochs; leave the trainer's result at the best one."""
     run, log = Run(), []
     best_score, best_weights = -np.inf, None
-    bar = tqdm(range(1, trainer.config.max_epochs + 1), desc=name, unit="epoch", disable=None, leave=False)
+    bar = tqdm(range(1, trainer.n_epochs + 1), desc=name, unit="epoch", disable=None, leave=False)
     try:
         for epoch in bar:
             row = {"epoch": float(epoch), **trainer.epoch()}

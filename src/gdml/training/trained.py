@@ -39,7 +39,7 @@ _PARTS = {
 
 @dataclass
 class TrainedModel:
-    """A trained model: predict with :func:`gdml.tl.predict`, keep with :meth:`save`, read with :func:`gdml.load`.
+    """A trained model: predict with :func:`gdml.tl.predict`, keep with its ``save``, read with :func:`gdml.load`.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def load(path: str | os.PathLike[str]) -> TrainedModel:
     Parameters
     ----------
     path
-        Folder that :meth:`TrainedModel.save` wrote.
+        Folder that :meth:`gdml.training.TrainedModel.save` wrote.
 
     Returns
     -------
