@@ -67,6 +67,15 @@ def test_a_presets_expression_is_the_papers(synthetic_adata):
     assert model.training["preset"] == "skinst"
 
 
+@pytest.mark.parametrize("smooth", [False, True])
+def test_what_is_each_genes_own_is_kept_unless_labels_are_smoothed(ready, small, smooth):
+    gdml.pp.normalize(ready, smooth=smooth)
+    share = gdml.tl.fit(ready, **small).module.config.gene_specific
+    assert (0 < share < 1) if smooth else share == 1
+    small["config"]["gene_specific"] = 0.25
+    assert gdml.tl.fit(ready, **small).module.config.gene_specific == 0.25
+
+
 def test_what_a_model_carries(ready, small):
     model = gdml.tl.fit(ready, groups="patient", seed=5, **small)
     assert model.panel == tuple(ready.obsm["gdml_measured"].columns)

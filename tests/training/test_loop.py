@@ -329,6 +329,8 @@ def test_bf16_trains_too(data):
     ("options", "match"),
     [
         ({"max_epochs": 0}, "`max_epochs` must be a whole number"),
+        ({"max_epochs": 2.5}, "`max_epochs` must be a whole number"),
+        ({"max_epochs": "3"}, "`max_epochs` must be a whole number"),
         ({"patience": 1.5}, "`patience` must be a whole number"),
         ({"batch_size": True}, "`batch_size` must be a whole number"),
         ({"slides_per_batch": -1}, "`slides_per_batch` must be a whole number"),
@@ -342,6 +344,14 @@ def test_bf16_trains_too(data):
 def test_impossible_settings(options, match):
     with pytest.raises(ValueError, match=match):
         make_training_config(None, options)
+
+
+def test_epochs_for_small_data_are_more():
+    config = TrainingConfig(max_epochs=None)
+    few, many = config.epochs(1), config.epochs(10_000)
+    assert few > many > 1
+    assert config.epochs(3) * 3 >= few  # about the same number of steps
+    assert TrainingConfig(max_epochs=7).epochs(1) == 7
 
 
 def test_presets_of_training():

@@ -59,12 +59,12 @@ class TrainingConfig:
     refit: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("patience", "batch_size", "slides_per_batch", "decay_epochs"):
+        for name in ("max_epochs", "patience", "batch_size", "slides_per_batch", "decay_epochs"):
             value = getattr(self, name)
+            if name == "max_epochs" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, found {value!r}.")
-        if self.max_epochs is not None and (isinstance(self.max_epochs, bool) or self.max_epochs < 1):
-            raise ValueError(f"`max_epochs` must be a whole number of at least 1, or None, found {self.max_epochs!r}.")
         if not self.learning_rate > 0:
             raise ValueError(f"`learning_rate` must be positive, found {self.learning_rate!r}.")
         if not 0 <= self.average < 1:
