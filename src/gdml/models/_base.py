@@ -1,7 +1,7 @@
 """What every model has in common, and the registry: a public module that declares ``MODELS`` takes part."""
 
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib import import_module
@@ -62,15 +62,15 @@ class SpotModel(nn.Module):
         self.shape = shape
 
     @classmethod
-    def adapt(cls, config: Any, *, smoothed: bool) -> Any:
+    def adapt(cls, config: Any, normalization: Mapping[str, Any]) -> Any:
         """Fill in what a config leaves to the kind of expression that is learnt.
 
         Parameters
         ----------
         config
             Instance of ``config_class``.
-        smoothed
-            Whether each spot's expression was averaged with its neighbours'.
+        normalization
+            Fields of the :class:`gdml.expression.Normalization` that made the expression.
         """
         return config
 

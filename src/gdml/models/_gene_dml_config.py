@@ -84,8 +84,9 @@ class GeneDMLConfig:
         Share of each gene's own part that a prediction keeps; the part that all genes have in common (their
         mean on the scale of ``targets``) is kept whole. How many genes a spot shows at all, by its depth and
         cellularity, is common to nearly all genes and holds across patients; what sets a gene apart from the
-        others does so less. None: 0.5 where the expression was smoothed over neighbours, which leaves little
-        noise to hold that part back in training, else 1, the plain prediction (paper).
+        others does so less. None: 0.5 for expression that is scaled within the panel and smoothed over
+        neighbours (``normalization="paper"``), where what is common explains half of the variance and little
+        noise holds the rest back in training; else 1, the plain prediction (paper).
     """
 
     width: int = 128
@@ -147,8 +148,8 @@ class GeneDMLConfig:
                 raise ValueError(f"`{name}` must not be negative, found {getattr(self, name)}.")
 
 
-#: Share of the gene-specific part where the expression was smoothed.
-SMOOTHED_GENE_SPECIFIC = 0.5
+#: ``gene_specific`` where it is None and the labels are the paper's.
+PAPER_LABELS_GENE_SPECIFIC = 0.5
 
 _SCALING = ("standardize", "scale", "raw")
 _CHOICES = {

@@ -1,6 +1,6 @@
 """Gene-DML: dual-pathway multi-level discrimination (Song, Fan, Chang, Cai; WACV 2026; arXiv 2507.14670)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ._base import Shape, SpotModel
-from ._gene_dml_config import PRESETS, SMOOTHED_GENE_SPECIFIC, GeneDMLConfig
+from ._gene_dml_config import PRESETS, PAPER_LABELS_GENE_SPECIFIC, GeneDMLConfig
 from .batch import Batch, Output
 from .branches import NeighborTransformer, ScaleFusion, SlideTransformer
 from .contrast import group_loss, instance_loss
@@ -112,11 +112,12 @@ class GeneDML(SpotModel):
             self.group = nn.ModuleList(groupers)
 
     @classmethod
-    def adapt(cls, config: GeneDMLConfig, *, smoothed: bool) -> GeneDMLConfig:
+    def adapt(cls, config: GeneDMLConfig, normalization: Mapping[str, Any]) -> GeneDMLConfig:
         """Fill in ``gene_specific`` where it is None."""
         if config.gene_specific is not None:
             return config
-        return replace(config, gene_specific=SMOOTHED_GENE_SPECIFIC if smoothed else 1.0)
+        as_paper = normalization["order"] == "panel" and normalization["smooth"]
+        return replace(config, gene_specific=PAPER_LABELS_GENE_SPECIFIC if as_paper else 1.0)
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Scale features and targets by the moments of the training spots, as the config says."""

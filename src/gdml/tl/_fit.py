@@ -139,8 +139,7 @@ def fit(
         measured = adata.obsm[_keys.measured(key_added)]
         data: SpotData = _gather(adata, measured, groups, key_added)
         n_side = int(adata.uns[key_added][_keys.TILES]["n_side"])
-        smoothed = bool(adata.uns[key_added][_keys.NORMALIZATION]["smooth"])
-        model_config = model_class.adapt(model_config, smoothed=smoothed)
+        model_config = model_class.adapt(model_config, adata.uns[key_added][_keys.NORMALIZATION])
         split = _split(data, validation, validation_fraction, groups, seed, n_side)
         _check_sizes(model_config, settings_of_run, split, data)
         module, run, n_epochs = _train(model_class, model_config, data, split, settings_of_run, fabric, seed)
