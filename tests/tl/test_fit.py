@@ -67,11 +67,11 @@ def test_a_presets_expression_is_the_papers(synthetic_adata):
     assert model.training["preset"] == "skinst"
 
 
-@pytest.mark.parametrize("smooth", [False, True])
-def test_what_is_each_genes_own_is_kept_unless_labels_are_smoothed(ready, small, smooth):
-    gdml.pp.normalize(ready, smooth=smooth)
+@pytest.mark.parametrize("labels", ["scanpy", "paper"])
+def test_what_is_each_genes_own_is_kept_unless_labels_are_the_papers(ready, small, labels):
+    gdml.pp.normalize(ready, normalization=labels)
     share = gdml.tl.fit(ready, **small).module.config.gene_specific
-    assert (0 < share < 1) if smooth else share == 1
+    assert (0 < share < 1) if labels == "paper" else share == 1
     small["config"]["gene_specific"] = 0.25
     assert gdml.tl.fit(ready, **small).module.config.gene_specific == 0.25
 

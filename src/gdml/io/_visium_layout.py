@@ -44,7 +44,7 @@ def thumbnail(path: Path, side: int) -> NDArray[np.uint8]:
     """
     try:
         image = pyvips.Image.thumbnail(
-            str(path), side, height=side, size="down", no_rotate=True, fail_on="truncated"
+            str(path), side, height=side, size="down", no_rotate=True, fail_on="error"
         ).colourspace("srgb")
         if image.hasalpha():
             image = image.flatten(background=[255, 255, 255])

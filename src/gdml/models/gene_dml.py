@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ._base import Shape, SpotModel
-from ._gene_dml_config import PRESETS, PAPER_LABELS_GENE_SPECIFIC, GeneDMLConfig
+from ._gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESETS, GeneDMLConfig
 from .batch import Batch, Output
 from .branches import NeighborTransformer, ScaleFusion, SlideTransformer
 from .contrast import group_loss, instance_loss

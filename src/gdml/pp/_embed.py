@@ -19,6 +19,7 @@ from gdml.slides import Slide
 from ._extract import Extractor, Tokens
 from ._load_features import load_features
 from ._tile import tile
+from ._undo import all_or_nothing
 from ._validate import HIRES, check_adata, libraries, open_tiled, spot_coordinates
 
 if TYPE_CHECKING:
@@ -123,6 +124,13 @@ def embed(
     extractor = _extractor(encoder, tokens, weights, encoder_name, batch_size, device, precision)
     if copy:
         adata = adata.copy()
+    with all_or_nothing(adata, key):  # the tiles that are laid here must not stay where an image can't be read
+        _run(adata, extractor, image, cache_dir, key)
+    return adata if copy else None
+
+
+def _run(adata: AnnData, extractor: Extractor, image: Any, cache_dir: str | Path | None, key: str) -> None:
+    """Tile where that is missing, encode what no store has, and write."""
     if _keys.TILES not in adata.uns.get(key, {}):
         logg.info("embed: the spots have no tiles yet, running gdml.pp.tile(adata) with its defaults")
         tile(adata, tile_px=extractor.encoder.tile_px, image=image, key_added=key)
@@ -148,7 +156,6 @@ def embed(
             stores[library] = store
             logg.info(f"embed: slide {library}: {len(todo)} spots encoded, {len(rows) - len(todo)} found in the store")
     _write(adata, key, extractor, pooled, stores)
-    return adata if copy else None
 
 
 def _extractor(

@@ -161,7 +161,7 @@ def open_file(path: Path) -> PixelSlide:
 
 def _rgb(path: Path) -> pyvips.Image:
     """Pipeline that decodes a file from top to bottom as RGB uint8."""
-    image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="truncated")
+    image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
     if image.format not in ("uchar", "ushort"):
         raise ValueError(f"The image {str(path)!r} has pixels of type {image.format}; save it with 8 bits a channel.")
     if image.hasalpha():

@@ -13,11 +13,11 @@ from gdml import _keys
 from gdml._errors import some
 from gdml._settings import settings
 from gdml.pp import embed, tile
+from gdml.pp._undo import all_or_nothing
 from gdml.pp._validate import check_adata, spot_coordinates
 
-from ._fit import versions
+from ._record import versions
 from ._spots import spot_data
-from ._undo import all_or_nothing
 
 if TYPE_CHECKING:
     import torch
