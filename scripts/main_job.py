@@ -5,14 +5,18 @@ slides, and says which. Prints the score table and where the figure and the pred
 """
 
 import argparse
+import os
 import time
 import warnings
 from pathlib import Path
 
-import pandas as pd
-import scanpy as sc
+# idle threads give up their core; on a shared machine they would hold back the busy ones (read when torch loads)
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import gdml
+import pandas as pd  # noqa: E402
+import scanpy as sc  # noqa: E402
+
+import gdml  # noqa: E402
 
 TRAIN, TEST = ["B4", "C2", "C3", "C4"], "C6"
 
