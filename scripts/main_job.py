@@ -13,10 +13,10 @@ from pathlib import Path
 # idle threads give up their core; on a shared machine they would hold back the busy ones (read when torch loads)
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import pandas as pd  # noqa: E402
-import scanpy as sc  # noqa: E402
+import pandas as pd
+import scanpy as sc
 
-import gdml  # noqa: E402
+import gdml
 
 TRAIN, TEST = ["B4", "C2", "C3", "C4"], "C6"
 
