@@ -14,20 +14,23 @@ __all__ = [
     "datasets",
     "encoders",
     "expression",
+    "features",
     "io",
     "load",
     "metrics",
+    "models",
     "pl",
     "pp",
     "settings",
     "slides",
     "tl",
+    "training",
 ]
 
-_NAMESPACES = {"datasets", "encoders", "expression", "io", "metrics", "pl", "pp", "slides", "tl"}
+_NAMESPACES = {*__all__} - {"__version__", "load", "settings"}
 
 if TYPE_CHECKING:
-    from . import datasets, encoders, expression, io, metrics, pl, pp, slides, tl
+    from . import datasets, encoders, expression, features, io, metrics, models, pl, pp, slides, tl, training
     from .training import load
 
 

@@ -2,7 +2,7 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from gdml.models import config_record, get_model, list_models, make_config
+from gdml.models._base import config_record, get_model, list_models, make_config
 from gdml.models._gene_dml_config import PRESETS, GeneDMLConfig
 from gdml.training import make_training_config
 

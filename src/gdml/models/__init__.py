@@ -1,6 +1,6 @@
 """Models: features of spots to expression. One file a model."""
 
-from ._base import Shape, SpotModel, config_record, get_model, list_models, make_config
+from ._base import Shape, SpotModel, get_model, list_models
 from ._gene_dml_config import GeneDMLConfig
 from .batch import Batch, Output, Slides
 from .gene_dml import GeneDML
@@ -16,8 +16,6 @@ __all__ = [
     "Shape",
     "Slides",
     "SpotModel",
-    "config_record",
     "get_model",
     "list_models",
-    "make_config",
 ]

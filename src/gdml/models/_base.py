@@ -108,7 +108,7 @@ def _models() -> dict[str, type[SpotModel]]:
 
 
 def list_models() -> list[str]:
-    """Names that ``model=`` takes.
+    """List the names that ``model=`` takes.
 
     Returns
     -------
@@ -118,12 +118,16 @@ def list_models() -> list[str]:
 
 
 def get_model(name: str) -> type[SpotModel]:
-    """Class of a model.
+    """Find the class of a model.
 
     Parameters
     ----------
     name
         One of :func:`list_models`.
+
+    Returns
+    -------
+    A subclass of :class:`SpotModel`.
 
     Raises
     ------

@@ -120,7 +120,7 @@ def fit(
     >>> model = gdml.tl.fit(adata, groups="patient")  # doctest: +SKIP
     """
     from gdml.encoders._device import resolve_device, use_bf16
-    from gdml.models import config_record
+    from gdml.models._base import config_record
     from gdml.training import SpotData, TrainedModel, make_fabric, weights_digest
 
     check_adata(adata)
