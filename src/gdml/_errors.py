@@ -19,3 +19,8 @@ def some(names: Iterable[object], most: int = 5) -> str:
     texts = [str(name) for name in names]
     shown = ", ".join(texts[:most])
     return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"
+
+
+def count(n: int, what: str) -> str:
+    """Give a number with its noun, in the plural where it is not one: ``"1 slide"``, ``"3 slides"``."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

@@ -8,7 +8,7 @@ from scanpy import logging as logg
 from tqdm.auto import tqdm
 
 from gdml import _keys
-from gdml._errors import did_you_mean
+from gdml._errors import count, did_you_mean
 from gdml._settings import settings
 from gdml.io import read_st
 
@@ -73,7 +73,9 @@ def her2st(
         adata.obs[column] = pd.Categorical(adata.obs[column])
     adata.uns[_keys.SPATIAL] = {name: part.uns[_keys.SPATIAL][name] for name, part in parts.items()}
     everywhere = set.intersection(*(set(part.var_names) for part in parts.values()))
-    logg.info(f"{len(parts)} sections, {adata.n_obs} spots, {adata.n_vars} genes ({len(everywhere)} in every section)")
+    logg.info(
+        f"{count(len(parts), 'section')}, {adata.n_obs} spots, {adata.n_vars} genes ({len(everywhere)} in every section)"
+    )
     return adata
 
 

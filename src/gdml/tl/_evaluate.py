@@ -8,7 +8,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from gdml import _keys, metrics
-from gdml._errors import some
+from gdml._errors import count, some
 from gdml.expression import Normalization
 from gdml.pp._counts import library_of_each_spot
 from gdml.pp._normalize import measured_expression, record_measured
@@ -135,7 +135,7 @@ def evaluate(
     }
     overall = summary.loc[ALL]
     logg.info(
-        f"PCC(A) {overall['pcc_a']:.3f}, MSE {overall['mse']:.3f} over {len(scored)} genes and {len(slides)} slides; "
+        f"PCC(A) {overall['pcc_a']:.3f}, MSE {overall['mse']:.3f} over {count(len(scored), 'gene')} and {count(len(slides), 'slide')}; "
         f"per gene in .var[{_keys.score('pcc', key)!r}]"
     )
     return summary.copy()
