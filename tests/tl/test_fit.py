@@ -23,7 +23,7 @@ def written(adata):
         "obs": list(adata.obs),
         "var": list(adata.var),
         "obsm": sorted(adata.obsm),
-        "layers": sorted(adata.layers),
+        "layers": sorted(map(str, adata.layers)),
         "uns": sorted(adata.uns),
         "gdml": sorted(adata.uns.get("gdml", {})),
     }
@@ -245,7 +245,7 @@ def test_another_key(synthetic_adata, small):
     gdml.tl.predict(synthetic_adata, key_added="mine")
     assert list(synthetic_adata.obsm["mine"].columns) == list(model.panel)
     assert {"mine", "X_mine"} <= set(synthetic_adata.obsm) and "mine" in synthetic_adata.layers
-    assert not [k for k in (*synthetic_adata.obsm, *synthetic_adata.layers, *synthetic_adata.uns) if "gdml" in k]
+    assert not [k for k in (*synthetic_adata.obsm, *synthetic_adata.layers, *synthetic_adata.uns) if "gdml" in str(k)]
 
 
 def test_some_of_the_embedded_spots(ready, small):

@@ -209,7 +209,7 @@ def test_a_layer_that_would_be_too_large(fitted, monkeypatch, caplog):
 
 
 def snapshot(adata):
-    return {part: sorted(getattr(adata, part)) for part in ("obs", "var", "obsm", "layers", "uns")} | {
+    return {part: sorted(map(str, getattr(adata, part))) for part in ("obs", "var", "obsm", "layers", "uns")} | {
         "gdml": {k: id(v) for k, v in adata.uns.get("gdml", {}).items()}
     }
 

@@ -23,7 +23,8 @@ def raw_counts(adata: AnnData, layer: str | None) -> Any:
         If there is no matrix, if an entry is negative, fractional or NaN, or if a spot has no count at all.
     """
     if layer is not None and layer not in adata.layers:
-        hint = did_you_mean(layer, adata.layers) if len(adata.layers) else "`adata.layers` is empty."
+        named = _named_layers(adata)
+        hint = did_you_mean(layer, named) if named else "`adata.layers` is empty."
         raise KeyError(f"`layer` is {layer!r}, which is not in `adata.layers`. {hint}")
     where = "`adata.X`" if layer is None else f"`adata.layers[{layer!r}]`"
     counts = adata.X if layer is None else adata.layers[layer]
@@ -36,7 +37,7 @@ def raw_counts(adata: AnnData, layer: str | None) -> Any:
         raise ValueError(
             f"{where} holds {value:g} (spot {adata.obs_names[row]!r}, gene {adata.var_names[col]!r}), which is no raw "
             "count. Name the layer that holds whole, non-negative counts, for example layer='counts'"
-            + (f" (there are: {some(adata.layers)})." if len(adata.layers) else ".")
+            + (f" (there are: {some(_named_layers(adata))})." if _named_layers(adata) else ".")
         )
     empty = np.flatnonzero(np.asarray(counts.sum(1)).ravel() == 0)
     if len(empty):
@@ -53,3 +54,8 @@ def library_of_each_spot(adata: AnnData, library_key: str) -> NDArray[np.str_]:
     for name, rows in libraries(adata, library_key).items():
         library[rows] = name
     return library.astype(str)
+
+
+def _named_layers(adata: AnnData) -> list[str]:
+    """Names of the layers; AnnData 0.13 lists X among them, under None."""
+    return [name for name in adata.layers if name is not None]

@@ -11,7 +11,7 @@ def all_or_nothing(adata: AnnData, key: str) -> Iterator[None]:
     """Undo what the block wrote to ``adata`` where it fails.
 
     A verb that runs missing steps (tiles, features, normalisation) lets each of them write; where a later one
-    refuses, the earlier ones must not stay. Features on disk do stay, for the next call.
+    refuses, the earlier ones must not stay (none of them writes layers). Features on disk do stay, for the next call.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def all_or_nothing(adata: AnnData, key: str) -> Iterator[None]:
     """
     stored = adata.uns.get(key)
     ours = None if stored is None else dict(stored)
-    obsm, layers, var = dict(adata.obsm), dict(adata.layers), adata.var.copy()
+    obsm, var = dict(adata.obsm), adata.var.copy()
     try:
         yield
     except BaseException:
@@ -30,5 +30,5 @@ def all_or_nothing(adata: AnnData, key: str) -> Iterator[None]:
             adata.uns.pop(key, None)
         else:
             adata.uns[key] = ours
-        adata.obsm, adata.layers, adata.var = obsm, layers, var
+        adata.obsm, adata.var = obsm, var
         raise
