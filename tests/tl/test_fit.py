@@ -84,6 +84,7 @@ def test_what_a_model_carries(ready, small):
     assert model.features["encoder"] == "stain" and model.features["tokens"] == "grid7"
     assert set(model.high_genes) <= set(model.panel) and len(model.high_genes) == 30
     assert model.training["seed"] == 5 and model.training["n_spots"] == ready.n_obs
+    assert 1 <= model.best_epoch == ready.uns["gdml"]["fit"]["best_epoch"]
     assert model.training["slides"] == ["S1", "S2", "S3", "S4"]
     assert set(model.training["versions"]) >= {"gdml", "torch", "python"}
     json.dumps(model.training, allow_nan=False)

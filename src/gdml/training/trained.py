@@ -83,6 +83,11 @@ class TrainedModel:
             f"{n / 1e6:.1f} M parameters)"
         )
 
+    @property
+    def best_epoch(self) -> int:
+        """Epoch that the validation split chose, from 1; 0 for a model solved in closed form."""
+        return int(self.training.get("best_epoch", 0))
+
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model to a folder: weights as safetensors, everything else as JSON.
 
