@@ -1,19 +1,26 @@
 import threading
 import warnings
 from contextlib import closing
+from functools import partial
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 import gdml
 from gdml.encoders import CustomEncoder, get_encoder
-from gdml.features import open_path
+from gdml.features import distinct_tiles, open_path
+from gdml.pp import _memory
 from gdml.pp._embed import load_features
-from gdml.pp._extract import thin_tokens
+from gdml.pp._extract import turned
+from gdml.pp._neighbors import neighbor_tiles, turned_order
 from gdml.pp._read_ahead import read_ahead
+from gdml.pp._tokens import thin_tokens
 
 SIDE = 16  # px of a tile, in the image and for the encoder
 
@@ -53,7 +60,7 @@ def spots(n=12, library="A", seed=0):
 def tiled(adata=None, images=None, **kwargs):
     adata = spots() if adata is None else adata
     images = {"A": image()} if images is None else images
-    gdml.pp.tile(adata, tile_um=None, **{"tile_px": SIDE, "n_side": 3, "image": images, **kwargs})
+    gdml.pp.tile(adata, **{"tile_um": None, "tile_px": SIDE, "n_side": 3, "image": images, **kwargs})
     return adata, images
 
 
@@ -85,13 +92,24 @@ def test_values_against_a_plain_loop():
     assert (record["encoder"], record["n_tokens"], record["dim"], record["obsm"]) == ("mean", 1, 3, "X_mean")
 
 
+def n_tiles(adata, neighbors="exact"):
+    """Tiles that spots need, each counted once."""
+    scale = adata.uns["gdml"]["tiles"]["slides"]["A"]
+    centers, mask = neighbor_tiles(adata.obsm["spatial"], scale, adata.uns["gdml"]["tiles"]["n_side"], neighbors)
+    return len(distinct_tiles(centers[mask]))
+
+
 def test_second_call_reads_and_new_spots_are_added():
     adata, images = tiled()
     encoder = Mean()
     gdml.pp.embed(adata[:8].copy(), encoder, image=images)
     first = encoder.tiles
+    assert first == n_tiles(adata[:8]) + 1  # the white one, which tells the number of tokens
     gdml.pp.embed(adata, encoder, image=images)
-    assert encoder.tiles - first == adata.obsm["gdml_neighbor_mask"][8:].sum()
+    assert encoder.tiles == n_tiles(adata) + 1
+    first = encoder.tiles
+    gdml.pp.embed(adata, encoder, image=images, neighbors="lattice")
+    assert encoder.tiles > first
     first = encoder.tiles
     shuffled = adata[::-1].copy()
     gdml.pp.embed(shuffled, encoder, image=images)
@@ -101,17 +119,167 @@ def test_second_call_reads_and_new_spots_are_added():
 
 def test_interrupted_call_goes_on():
     adata, images = tiled(spots(150))
-    adata.obsm["spatial"] += np.arange(150)[:, None] / 1000  # no two alike
+    adata.obsm["spatial"] += np.arange(150)[:, None] / 10  # no two alike
     encoder = Mean()
-    encoder.fail_after = 1000
+    encoder.fail_after = 700  # in the midst of the neighbours, two units of which are written by then
     with pytest.raises(RuntimeError, match="power cut"):
         gdml.pp.embed(adata, encoder, image=images)
     assert "features" not in adata.uns["gdml"] and "X_mean" not in adata.obsm
     encoder.fail_after, encoder.tiles = None, 0
     gdml.pp.embed(adata, encoder, image=images)
-    in_order = np.lexsort(adata.obsm["spatial"].T)
-    assert encoder.tiles == adata.obsm["gdml_neighbor_mask"][in_order[64:]].sum()
+    assert encoder.tiles == n_tiles(adata) - 150 - 256 * 2
     assert len(load_features(adata)["A"].tokens) == 150
+
+
+@pytest.mark.parametrize("tokens", ["all", "pooled"])
+def test_each_tile_is_encoded_once_where_spots_stand_as_close_as_tiles_are_wide(tokens):
+    x, y = np.meshgrid(np.arange(5), np.arange(4))
+    adata = spots(20)
+    adata.obsm["spatial"] = np.column_stack([x.ravel(), y.ravel()]) * float(SIDE) + 48
+    adata, images = tiled(adata)
+    counts, results = [], []
+    for neighbors in ("exact", "lattice"):
+        encoder = Mean()
+        encoder.identity = neighbors
+        gdml.pp.embed(adata, encoder, image=images, neighbors=neighbors, tokens=tokens)
+        counts.append(encoder.tiles - (tokens == "all"))
+        results.append(load_features(adata)["A"])
+    # of the lattice's tiles, half a tile off here, those under the spots are nobody's neighbours but one another's
+    assert counts == [7 * 6, 20 + 7 * 6]
+    for part in results:
+        assert part.neighbor_mask.all() and part.neighbors.shape == (20, 9, 3)
+        np.testing.assert_array_equal(part.pooled, part.neighbors[:, 4])
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    arrays(np.float64, (7, 2), elements=st.floats(0, 5000)), st.floats(20, 400), st.sampled_from([1, 3, 5]), st.data()
+)
+def test_lattice_is_at_most_half_a_tile_off_and_shared(xy, side_px, n_side, data):
+    scale = {"side_px": side_px, "width": 5000, "height": data.draw(st.integers(5000, 9000))}
+    exact, _ = neighbor_tiles(xy, scale, n_side, "exact")
+    lattice, mask = neighbor_tiles(xy, scale, n_side, "lattice")
+    assert np.abs(lattice - exact).max() <= side_px / 2 * (1 + 1e-9)
+    middle = n_side**2 // 2
+    np.testing.assert_array_equal(lattice[:, middle], xy)
+    others = np.delete(lattice, middle, 1)
+    cells = others / side_px - 0.5
+    np.testing.assert_allclose(cells, np.rint(cells), atol=1e-6)
+    inside = (others >= side_px / 2 - 1e-3) & (others <= np.array([5000, scale["height"]]) - side_px / 2 + 1e-3)
+    np.testing.assert_array_equal(np.delete(mask, middle, 1), inside.all(2))
+
+
+def turned_by_numpy(x, view):
+    x = np.rot90(x, view % 4)
+    return x[:, ::-1] if view >= 4 else x
+
+
+@pytest.mark.parametrize("neighbors", ["exact", "lattice"])
+def test_views_are_those_of_the_turned_region(neighbors):
+    adata, images = tiled()
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Flatten(2))
+    encoder = CustomEncoder(lambda x: net(x).transpose(1, 2), name="conv", tile_px=SIDE)
+    kwargs = {"precision": "fp32", "device": "cpu", "tokens": "all", "neighbors": neighbors}
+    gdml.pp.embed(adata, encoder, image=images, views=8, **kwargs)
+    assert adata.uns["gdml"]["features"]["views"] == 8
+    places = np.arange(9)
+    for view in range(8):
+        features = load_features(adata, view=view)["A"]
+        turn = partial(turned_by_numpy, view=view)
+        turned_places = turn(places.reshape(3, 3)).ravel()
+        np.testing.assert_array_equal(turned_order(3, view), turned_places)
+        plain = load_features(adata)["A"]
+        np.testing.assert_array_equal(features.neighbor_mask, plain.neighbor_mask[:, turned_places])
+        centers, mask = neighbor_tiles(adata.obsm["spatial"], adata.uns["gdml"]["tiles"]["slides"]["A"], 3, neighbors)
+        for spot in range(3):
+            for place, before in enumerate(turned_places):
+                if not mask[spot, before]:
+                    continue
+                x, y = np.floor(centers[spot, before] - SIDE / 2 + 0.5).astype(int)
+                canvas = np.pad(images["A"], ((SIDE, SIDE), (SIDE, SIDE), (0, 0)), constant_values=255)
+                tile = turn(canvas[y + SIDE : y + 2 * SIDE, x + SIDE : x + 2 * SIDE])
+                tokens, pooled = encoder.encode(torch.from_numpy(tile[None].copy()))
+                np.testing.assert_allclose(features.neighbors[spot, place], pooled[0], atol=2e-3)
+                if before == 4:
+                    np.testing.assert_allclose(features.tokens[spot], tokens[0], atol=2e-3)
+    with pytest.raises(ValueError, match="views=8"):
+        gdml.pp.embed(adata, encoder, image=images, **kwargs)
+        load_features(adata, view=3)
+
+
+@pytest.mark.parametrize("view", range(8))
+def test_turned_tiles(view):
+    tiles = torch.arange(2 * 4 * 4 * 3).reshape(2, 4, 4, 3)
+    np.testing.assert_array_equal(turned(tiles, view), np.stack([turned_by_numpy(tile, view) for tile in tiles]))
+
+
+class Cramped(Mean):
+    """Has memory for five tiles."""
+
+    largest = 0
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def encode(self, tiles):
+        if len(tiles) > 5:
+            raise self.error
+        self.largest = max(self.largest, len(tiles))
+        return super().encode(tiles)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_smaller_batches_where_memory_runs_out(error, caplog):
+    adata, images = tiled()
+    plain = adata.copy()
+    gdml.pp.embed(plain, Mean(), image=images)
+    cramped = Cramped(error)
+    cramped.identity = "cramped"
+    with caplog.at_level("WARNING"):
+        gdml.pp.embed(adata, cramped, image=images)
+    assert 2 <= cramped.largest <= 5
+    np.testing.assert_array_equal(adata.obsm["X_mean"], plain.obsm["X_mean"])
+    np.testing.assert_array_equal(load_features(adata)["A"].neighbors, load_features(plain)["A"].neighbors)
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory():
+    adata, images = tiled()
+    with pytest.raises(RuntimeError, match="shapes"):
+        gdml.pp.embed(adata, Cramped(RuntimeError("shapes do not match")), image=images)
+
+
+def test_batch_size_follows_the_free_memory(monkeypatch):
+    free = {}
+    monkeypatch.setattr(_memory, "_free", lambda device: free["bytes"])
+    for size, expected in ((64 << 30, 64), (1 << 30, 16), (100 << 20, 1), (0, 1)):
+        free["bytes"] = size
+        assert _memory.batch_size(torch.device("cpu"), 224) == expected
+    free["bytes"] = 64 << 30
+    assert _memory.batch_size(torch.device("cuda"), 224) == 256
+
+
+def test_compiled_features_are_kept_apart():
+    adata, images = tiled()
+    encoder = Mean()
+    encoder.name, encoder.compiled = "small", 0
+    encoder.compile = lambda: setattr(encoder, "compiled", encoder.compiled + 1)
+    results, paths = [], set()
+    for compile in (False, True):
+        gdml.pp.embed(adata, encoder, image=images, compile=compile)
+        results.append(adata.obsm["X_small"])
+        paths.add(adata.uns["gdml"]["features"]["stores"]["0"]["own"]["A"])
+    assert encoder.compiled == 1 and len(paths) == 2
+    np.testing.assert_array_equal(*results)
+    with pytest.raises(ValueError, match="`compile`.*'mean'"):
+        gdml.pp.embed(adata, Mean(), image=images, compile=True)
 
 
 def test_other_image_encoder_or_geometry_is_another_store():
@@ -120,16 +288,19 @@ def test_other_image_encoder_or_geometry_is_another_store():
 
     def embed(adata, **kwargs):
         gdml.pp.embed(adata, **{"encoder": Mean(), "image": images, "precision": "fp32", **kwargs})
-        paths.add(adata.uns["gdml"]["features"]["stores"]["A"])
+        stores = adata.uns["gdml"]["features"]["stores"]["0"]
+        paths.add((stores["own"]["A"], stores["neighbors"]["A"]))
 
     embed(adata)
     embed(adata, image={"A": image(1)})
     other = Mean()
     other.identity = "mean-2"
     embed(adata, encoder=other)
-    embed(tiled(n_side=1)[0])
+    embed(tiled(tile_px=SIDE, tile_um=15.0, um_per_px=1.0)[0])
     embed(adata, precision="bf16")
-    assert len(paths) == 5
+    embed(adata, tokens="all")
+    assert len(paths) == 6
+    assert len({neighbors for _, neighbors in paths}) == 5  # of neighbours no tokens are kept in any case
 
 
 def test_several_slides_and_round_trip(tmp_path):
@@ -199,6 +370,8 @@ def test_batch_size_changes_nothing():
         ({"device": "gpu"}, "`device`"),
         ({"precision": "fp16"}, "`precision`"),
         ({"batch_size": 0}, "`batch_size`"),
+        ({"neighbors": "latice"}, "`neighbors`.*Did you mean 'lattice'"),
+        ({"views": 4}, "`views` must be 1, or 8"),
         ({"encoder": "stan"}, "Did you mean 'stain'"),
         ({"encoder": "stain"}, "call gdml.pp.tile.adata, tile_px=224"),
         ({"image": None}, "give it again"),
@@ -224,6 +397,15 @@ def test_bad_adata():
         gdml.pp.embed(adata, Mean(), image=images)
 
 
+def test_features_of_gdml_0_1(tmp_path):
+    adata, images = tiled()
+    gdml.pp.embed(adata, Mean(), image=images)
+    record = adata.uns["gdml"]["features"]
+    adata.uns["gdml"]["features"] = {k: v for k, v in record.items() if k not in ("views", "neighbors")}
+    with pytest.raises(ValueError, match=r"gdml 0.1.*gdml.pp.embed\(adata, encoder='mean'\) again"):
+        load_features(adata)
+
+
 def test_features_gone_or_of_other_spots(tmp_path):
     adata, images = tiled()
     with pytest.raises(KeyError, match="gdml.pp.embed"):
@@ -232,33 +414,37 @@ def test_features_gone_or_of_other_spots(tmp_path):
     assert len(load_features(adata[:3].copy())["A"].pooled) == 3
     moved = adata.copy()
     moved.obsm["spatial"][:2] += 1
-    with pytest.raises(KeyError, match="2 of 12 spots.*embed"):
+    with pytest.raises(KeyError, match="18 of 78 tiles.*Have spots moved.*embed"):
         load_features(moved)
-    path = adata.uns["gdml"]["features"]["stores"]["A"]
+    path = adata.uns["gdml"]["features"]["stores"]["0"]["own"]["A"]
     assert len(open_path(path)) == 12
     open_path(path).path.rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="pp.embed"):
         load_features(adata)
 
 
-def test_read_ahead_is_bounded_passes_errors_on_and_stops():
-    made = []
+@pytest.mark.parametrize("n_readers", [1, 4])
+def test_read_ahead_is_bounded_passes_errors_on_and_stops(n_readers):
+    rooms, read = np.zeros((3, 10), int), []
+    batches = [range(first, min(first + 10, 95)) for first in range(0, 95, 10)]
 
-    def items():
-        for i in range(100):
-            made.append(i)
-            yield i
-        raise OSError("disk")
+    def put(item, room, place):
+        read.append(item)
+        if item == 77:
+            raise OSError("disk")
+        rooms[room, place] = item
 
-    with closing(read_ahead(items(), 2)) as ahead:
-        assert next(ahead) == 0
-        threading.Event().wait(0.1)
-        assert len(made) <= 5
-    assert len(made) < 10 and not any(t.name.startswith("gdml-read-ahead") for t in threading.enumerate())
-    ahead = read_ahead(items(), 3)
-    assert list(range(100)) == [next(ahead) for _ in range(100)]
+    with closing(read_ahead(put, batches, n_readers=n_readers, n_rooms=3)) as ahead:
+        for expected in batches[:3]:
+            batch, room = next(ahead)
+            threading.Event().wait(0.05)
+            assert batch == expected and rooms[room].tolist() == list(batch)
+            assert max(read) < batch[-1] + 1 + 20
+    assert not any(t.name.startswith("gdml-read-ahead") for t in threading.enumerate())
+    if n_readers == 1:
+        assert read == sorted(read)
     with pytest.raises(OSError, match="disk"):
-        next(ahead)
+        list(read_ahead(put, batches, n_readers=n_readers, n_rooms=3))
 
 
 @pytest.mark.real

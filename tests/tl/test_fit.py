@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -387,8 +388,8 @@ def test_a_damaged_normalisation(ready):
 
 
 def test_a_store_that_is_gone(ready, small, tmp_path):
-    stores = {name: str(tmp_path / "gone.zarr") for name in ready.uns["gdml"]["features"]["stores"]}
-    features = {**ready.uns["gdml"]["features"], "stores": stores}
+    features = copy.deepcopy(ready.uns["gdml"]["features"])
+    features["stores"]["0"]["own"] = {name: str(tmp_path / "gone") for name in features["stores"]["0"]["own"]}
     ready.uns["gdml"] = {**ready.uns["gdml"], "features": features}
     refused(ready, FileNotFoundError, r"call gdml.pp.embed\(adata, encoder='stain'\) again", **small)
 

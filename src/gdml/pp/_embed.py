@@ -13,12 +13,15 @@ from tqdm.auto import tqdm
 from gdml import _keys
 from gdml._errors import did_you_mean, some
 from gdml._settings import settings
-from gdml.features import FeatureSpec, FeatureStore, open_path, open_store, store_path
+from gdml.features import TileStores
 from gdml.slides import Slide
 
-from ._extract import Extractor, Tokens
-from ._load_features import load_features
+from ._embed_slide import embed_slide
+from ._extract import Extractor
+from ._load_features import PARTS, load_features
+from ._neighbors import N_VIEWS, Neighbors, neighbor_tiles
 from ._tile import tile
+from ._tokens import Tokens
 from ._undo import all_or_nothing
 from ._validate import HIRES, check_adata, libraries, open_tiled, spot_coordinates
 
@@ -29,29 +32,30 @@ if TYPE_CHECKING:
 
 __all__ = ["embed", "load_features"]
 
-_BATCH = {"cpu": 50, "cuda": 400, "mps": 100}
-
 
 def embed(
     adata: AnnData,
     encoder: "str | Path | torch.nn.Module | Callable[[torch.Tensor], torch.Tensor] | Encoder" = "stain",
     *,
     tokens: Tokens = "grid7",
+    neighbors: Neighbors = "exact",
+    views: int = 1,
     image: Any = None,
     weights: str | Path | None = None,
     encoder_name: str | None = None,
     batch_size: int | None = None,
     device: "str | torch.device" = "auto",
     precision: "Precision" = "auto",
+    compile: bool = False,
     cache_dir: str | Path | None = None,
     key: str = _keys.KEY,
     copy: bool = False,
 ) -> AnnData | None:
     """Encode the tile of each spot and the tiles of its neighbour region with a frozen encoder.
 
-    Features are kept on disk, one store for each slide, keyed by the content of its image, the encoder and
-    the geometry of the tiles: what is stored already is not computed again, and an interrupted call
-    goes on where it stopped. Pixels are read region by region and never held beyond the tiles in flight.
+    Features are kept on disk, in stores keyed by the content of the image, the encoder and the geometry of the
+    tiles: what is stored already is not computed again, and a call that was interrupted, even killed, goes on
+    where it stopped. Tiles are read in threads ahead of the encoder, and no more of them than a few batches.
 
     Parameters
     ----------
@@ -63,6 +67,12 @@ def embed(
     tokens
         What is kept of the spot's own tile: ``"grid7"``, the class token and the patches averaged to
         7 x 7; ``"all"`` tokens; or ``"pooled"``, one. Neighbour tiles keep one each.
+    neighbors
+        Tiles of the neighbour region: ``"exact"``, those around the very spot, as in the paper (25 to encode
+        for each spot, none twice); ``"lattice"``, those of one lattice on the slide, up to half a tile off, which
+        neighbouring spots share (about 3 to encode for each spot of legacy ST, fewer than 1 on Visium).
+    views
+        1, or 8 to store each tile in all its quarter turns and mirrorings, too.
     image
         Full-resolution images in place of those recorded by :func:`gdml.pp.tile`: one, or a dict by slide.
         Needed again where they were given in memory.
@@ -71,12 +81,15 @@ def embed(
     encoder_name
         Name of the embedding, in place of the encoder's own.
     batch_size
-        Tiles encoded at once, rounded to whole spots. None: 50 on the CPU, 400 on a GPU.
+        Tiles encoded at once; None: what fits the free memory, at most 64 (256 on CUDA). Halved, with a
+        warning in the log, where memory runs out.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     precision
         ``"auto"`` computes in bfloat16 where the hardware does natively, ``"bf16"``, ``"fp32"``. Features of
         each are kept apart.
+    compile
+        Compile the encoder with ``torch.compile`` first, which pays on many slides. Features are kept apart.
     cache_dir
         Folder of the stores; ``gdml.settings.cache_dir`` if None.
     key
@@ -91,9 +104,9 @@ def embed(
     ``obsm["X_{encoder}"]`` : float32, (n_obs, D)
         Pooled embedding of the spot's tile.
     ``uns["gdml"]["features"]``
-        ``encoder``, ``identity``, ``precision``, ``tokens``, ``n_tokens`` (T), ``dim`` (D), ``obsm``, and ``stores``:
-        for each slide the path of its store, with tokens (n, T, D), pooled (n, D) and neighbours
-        (n, n_side**2, D), float16.
+        ``encoder``, ``identity``, ``precision``, ``tokens``, ``n_tokens`` (T), ``dim`` (D), ``neighbors``, ``views``,
+        ``obsm``, and ``stores``: for each view (``"0"``) and for the spots' ``"own"`` tiles and for the ``"neighbors"``
+        the path of each slide's store, with tokens (T, D) and pooled (D) of the one and pooled of the other, float16.
 
     Raises
     ------
@@ -121,41 +134,24 @@ def embed(
     True
     """
     check_adata(adata, copy=copy)
-    extractor = _extractor(encoder, tokens, weights, encoder_name, batch_size, device, precision)
+    _check_arguments(tokens, neighbors, views, batch_size)
+    extractor = _extractor(encoder, tokens, weights, encoder_name, batch_size, device, precision, compile)
     if copy:
         adata = adata.copy()
     with all_or_nothing(adata, key):  # the tiles that are laid here must not stay where an image can't be read
-        _run(adata, extractor, image, cache_dir, key)
+        _run(adata, extractor, neighbors, views, image, cache_dir, key)
     return adata if copy else None
 
 
-def _run(adata: AnnData, extractor: Extractor, image: Any, cache_dir: str | Path | None, key: str) -> None:
-    """Tile where that is missing, encode what no store has, and write."""
-    if _keys.TILES not in adata.uns.get(key, {}):
-        logg.info("embed: the spots have no tiles yet, running gdml.pp.tile(adata) with its defaults")
-        tile(adata, tile_px=extractor.encoder.tile_px, image=image, key_added=key)
-    tiles = adata.uns[key][_keys.TILES]
-    xy, by_slide, mask = _check_tiles(adata, key, extractor.encoder, image)
-
-    pooled = np.zeros((adata.n_obs, extractor.encoder.dim), np.float32)
-    stores: dict[str, FeatureStore] = {}
-    with tqdm(total=adata.n_obs, desc=f"embed ({extractor.encoder.name})", unit="spot", disable=None) as bar:
-        for library, rows in by_slide.items():
-            slide = open_tiled(adata, library, image, key=key)
-            try:
-                store = _open(slide, tiles, library, extractor, cache_dir)
-                todo = rows[store.missing(xy[rows])]
-                todo = todo[np.lexsort(xy[todo].T)]  # by y, then x: an image without tiles is decoded once
-                bar.update(len(rows) - len(todo))
-                side_px = float(tiles["slides"][library]["side_px"])
-                extractor.run(slide, store, xy[todo], mask[todo], side_px, bar.update)
-            finally:
-                if not _is_users(image, library):
-                    slide.close()
-            pooled[rows] = store.read_pooled(xy[rows])
-            stores[library] = store
-            logg.info(f"embed: slide {library}: {len(todo)} spots encoded, {len(rows) - len(todo)} found in the store")
-    _write(adata, key, extractor, pooled, stores)
+def _check_arguments(tokens: Tokens, neighbors: Neighbors, views: int, batch_size: int | None) -> None:
+    if tokens not in get_args(Tokens):
+        raise ValueError(f"`tokens` is {tokens!r}. {did_you_mean(tokens, get_args(Tokens))}")
+    if neighbors not in get_args(Neighbors):
+        raise ValueError(f"`neighbors` is {neighbors!r}. {did_you_mean(neighbors, get_args(Neighbors))}")
+    if views not in (1, N_VIEWS):
+        raise ValueError(f"`views` must be 1, or 8 for all quarter turns and mirrorings; found {views!r}.")
+    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
+        raise ValueError(f"`batch_size` must be a positive whole number of tiles, found {batch_size!r}.")
 
 
 def _extractor(
@@ -166,29 +162,68 @@ def _extractor(
     batch_size: int | None,
     device: "str | torch.device",
     precision: "Precision",
+    compile: bool,
 ) -> Extractor:
     from gdml.encoders import get_encoder, resolve_device, use_bf16
 
-    if tokens not in get_args(Tokens):
-        raise ValueError(f"`tokens` is {tokens!r}. {did_you_mean(tokens, get_args(Tokens))}")
-    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
-        raise ValueError(f"`batch_size` must be a positive whole number of tiles, found {batch_size!r}.")
     on = resolve_device(device)
     bf16 = use_bf16(on, precision)
     made = get_encoder(encoder, name=name, **({} if weights is None else {"weights": weights})).to(on)
+    if compile:
+        if not hasattr(made, "compile"):
+            raise ValueError(
+                f"`compile`: the encoder {made.name!r} is no torch module that could be compiled; leave it out."
+            )
+        made.compile()
     return Extractor(
         encoder=made,
         tokens=tokens,
-        batch_size=int(batch_size or _BATCH[on.type]),
         device=on,
         bf16=bf16 and not getattr(made, "full_precision", False),
+        compiled=compile,
+        batch_size=int(batch_size or 0),
     )
+
+
+def _run(
+    adata: AnnData,
+    extractor: Extractor,
+    neighbors: Neighbors,
+    views: int,
+    image: Any,
+    cache_dir: str | Path | None,
+    key: str,
+) -> None:
+    """Tile where that is missing, have encoded what no store has, and write."""
+    if _keys.TILES not in adata.uns.get(key, {}):
+        logg.info("embed: the spots have no tiles yet, running gdml.pp.tile(adata) with its defaults")
+        tile(adata, tile_px=extractor.encoder.tile_px, image=image, key_added=key)
+    tiles = adata.uns[key][_keys.TILES]
+    xy, by_slide = _check_tiles(adata, key, extractor.encoder, image)
+
+    pooled = np.zeros((adata.n_obs, extractor.encoder.dim), np.float32)
+    stores: dict[str, list[TileStores]] = {}
+    folder = Path(cache_dir or settings.cache_dir).expanduser() / "features"
+    with tqdm(total=0, desc=f"embed ({extractor.encoder.name})", unit="tile", disable=None) as bar:
+        for library, rows in by_slide.items():
+            slide, scale = open_tiled(adata, library, image, key=key), tiles["slides"][library]
+            centers, mask = neighbor_tiles(xy[rows], scale, int(tiles["n_side"]), neighbors)
+            try:
+                stores[library] = [
+                    embed_slide(slide, library, scale, extractor, view, xy[rows], centers[mask], folder, bar)
+                    for view in range(views)
+                ]
+            finally:
+                if not _is_users(image, library):
+                    slide.close()
+            pooled[rows] = stores[library][0].own.read_pooled(xy[rows])
+    _write(adata, key, extractor, pooled, neighbors, stores)
 
 
 def _check_tiles(
     adata: AnnData, key: str, encoder: "Encoder", image: Any
-) -> tuple[NDArray[np.float64], dict[str, NDArray[np.intp]], NDArray[np.bool_]]:
-    """Coordinates, rows by slide and neighbour mask, where they fit the tiles recorded."""
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.intp]]]:
+    """Coordinates and rows by slide, where they fit the tiles recorded."""
     tiles = adata.uns[key][_keys.TILES]
     xy = spot_coordinates(adata, tiles["spatial_key"])
     by_slide = libraries(adata, tiles["library_key"], spatial_key=tiles["spatial_key"])
@@ -201,31 +236,10 @@ def _check_tiles(
             f"The tiles have {tiles['tile_px']} px, the encoder {encoder.name!r} takes {encoder.tile_px}; "
             f"call gdml.pp.tile(adata, tile_px={encoder.tile_px}) first."
         )
-    mask = np.asarray(adata.obsm.get(_keys.neighbor_mask(key)))
-    if mask.shape != (adata.n_obs, int(tiles["n_side"]) ** 2):
-        raise ValueError(f"obsm[{_keys.neighbor_mask(key)!r}] does not fit uns[{key!r}]['tiles']; {again}")
     for_all = image is None or isinstance(image, dict) or (isinstance(image, str) and image == HIRES)
     if not for_all and len(by_slide) > 1:
         raise ValueError(f"`image` is one image, but there are {len(by_slide)} slides; pass a dict by slide.")
-    return xy, by_slide, mask.astype(bool)
-
-
-def _open(slide: Slide, tiles: Any, library: str, extractor: Extractor, cache_dir: str | Path | None) -> FeatureStore:
-    encoder = extractor.encoder
-    spec = FeatureSpec(
-        image=slide.fingerprint(),
-        encoder=encoder.identity + (" bf16" if extractor.bf16 else ""),
-        um_per_px=float(tiles["slides"][library]["um_per_px"]),
-        side_px=float(tiles["slides"][library]["side_px"]),
-        tile_px=int(tiles["tile_px"]),
-        n_side=int(tiles["n_side"]),
-        tokens=extractor.tokens,
-    )
-    folder = Path(cache_dir or settings.cache_dir).expanduser() / "features"
-    path = store_path(folder, spec)
-    if path.is_dir():  # no need to load weights to know how many tokens there are
-        return open_path(path)
-    return open_store(folder, spec, n_tokens=extractor.n_tokens(), dim=encoder.dim)
+    return xy, by_slide
 
 
 def _is_users(image: Any, library: str) -> bool:
@@ -234,9 +248,18 @@ def _is_users(image: Any, library: str) -> bool:
 
 
 def _write(
-    adata: AnnData, key: str, extractor: Extractor, pooled: NDArray[np.float32], stores: dict[str, FeatureStore]
+    adata: AnnData,
+    key: str,
+    extractor: Extractor,
+    pooled: NDArray[np.float32],
+    neighbors: Neighbors,
+    stores: dict[str, list[TileStores]],
 ) -> None:
     encoder = extractor.encoder
+    paths = [
+        {part: {library: str(getattr(views[view], part).path) for library, views in stores.items()} for part in PARTS}
+        for view in range(len(next(iter(stores.values()))))
+    ]
     obsm = _keys.embedding(encoder.name)
     adata.obsm[obsm] = pooled
     adata.uns[key] = {
@@ -246,9 +269,11 @@ def _write(
             "identity": encoder.identity,
             "precision": "bf16" if extractor.bf16 else "fp32",
             "tokens": extractor.tokens,
-            "n_tokens": next(iter(stores.values())).n_tokens,
+            "n_tokens": next(iter(stores.values()))[0].own.n_tokens,
             "dim": encoder.dim,
+            "neighbors": neighbors,
+            "views": len(paths),
             "obsm": obsm,
-            "stores": {library: str(store.path) for library, store in stores.items()},
+            "stores": {str(view): of_view for view, of_view in enumerate(paths)},
         },
     }

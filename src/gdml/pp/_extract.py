@@ -1,181 +1,222 @@
-"""From the pixels of a slide to features: reading ahead, encoding, and thinning the tokens."""
+"""From the pixels of a slide to features in a store."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
-from math import isqrt
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scanpy import logging as logg
 
 from gdml.features import FeatureStore
 from gdml.slides import Slide
 
+from ._memory import batch_size, is_out_of_memory
 from ._read_ahead import read_ahead
+from ._tokens import Tokens, thin_tokens
+from ._transfer import OnTheWay, Transfer
 
 if TYPE_CHECKING:
     import torch
 
     from gdml.encoders import Encoder
 
-Tokens = Literal["grid7", "all", "pooled"]
-_GRID = 7
-_AHEAD = 2  # neighbour regions that wait for the encoder
-_FLUSH = 64  # spots written at a time: a chunk of the store
+_ROOMS = 3  # batches of tiles in memory: one is encoded while two are read
+_MOST_READERS = 8
 
 
 @dataclass
 class Extractor:
-    """An encoder, and how its output is thinned.
+    """An encoder, and how it is fed.
 
     Parameters
     ----------
     encoder
         On ``device`` already.
     tokens
-        Token budget.
-    batch_size
-        Tiles encoded at once; at least those of one spot are.
+        Token budget of the spots' own tiles.
     device
         Where the encoder runs.
     bf16
         Compute in bfloat16 where torch's autocast does.
+    compiled
+        The encoder was compiled, so that it rounds otherwise.
+    batch_size
+        Tiles encoded at once; halved where memory runs out. 0: what fits the free memory.
     """
 
     encoder: "Encoder"
     tokens: Tokens
-    batch_size: int
     device: "torch.device"
     bf16: bool
-    _room: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)
+    compiled: bool = False
+    batch_size: int = 0
+    _transfer: Transfer = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.batch_size or batch_size(self.device, self.encoder.tile_px)
+        self._transfer = Transfer(self.device)
+
+    @property
+    def identity(self) -> str:
+        """What the numbers depend on: the encoder, and what rounds them."""
+        return self.encoder.identity + " bf16" * self.bf16 + " compiled" * self.compiled
 
     def n_tokens(self) -> int:
         """Tokens of a tile after thinning, found by encoding a white one."""
-        side = self.encoder.tile_px
-        white = np.full((side, side, 3), 255, np.uint8)
-        tokens, _, _ = self._encode([white], np.ones((1, 1), bool))
-        return tokens.shape[1]
+        white = self._transfer.room(1, self.encoder.tile_px).fill_(255)
+        return self._encode(white, self.tokens, 0)[0].get()[0].shape[1]
 
     def run(
         self,
         slide: Slide,
         store: FeatureStore,
         xy: NDArray[np.float64],
-        mask: NDArray[np.bool_],
         side_px: float,
+        *,
+        view: int,
         progress: Callable[[int], object],
     ) -> None:
-        """Encode the spots ``xy`` (n, 2) in the order given and append them to ``store``.
+        """Encode tiles in the order given and append them to ``store``.
 
-        At any time a few neighbour regions are in memory, and the features of at most 64 spots.
+        Threads read ahead of the encoder, and one writes behind it. Batches do not cross the units
+        of the store, so that a call that was interrupted and called again encodes the same batches.
 
         Parameters
         ----------
         slide, store
             Where the pixels come from and the features go.
-        xy, mask
-            Spot centres, full-resolution px; neighbours inside the image, (n, n_side**2).
+        xy
+            Centres of the tiles, full-resolution px, (n, 2).
         side_px
             Side of a tile, full-resolution px.
+        view
+            How the tiles are turned: see :func:`turned`.
         progress
-            Called with the number of spots done since the last call.
+            Called with the number of tiles done since the last call.
         """
-        n_side = isqrt(mask.shape[1])
-        extent, out = n_side * side_px, n_side * self.encoder.tile_px
-        regions = (slide.read_region(x - extent / 2, y - extent / 2, extent, extent, (out, out)) for x, y in xy)
-        per_batch = max(1, self.batch_size // n_side**2)
-        waiting: list[tuple[NDArray, NDArray, NDArray]] = []
-        start = written = 0
-        with closing(read_ahead(regions, max(_AHEAD, per_batch))) as images:
-            while batch := list(islice(images, min(per_batch, _FLUSH - (start - written)))):
-                stop = start + len(batch)
-                waiting.append(self._encode(batch, mask[start:stop]))
-                progress(stop - start)
-                start = stop
-                if start - written == _FLUSH or start == len(xy):
-                    store.append(xy[written:start], *(np.concatenate(part) for part in zip(*waiting, strict=True)))
-                    waiting, written = [], start
+        budget = self.tokens if store.keeps_tokens else "pooled"
+        px, at_once = self.encoder.tile_px, min(self.batch_size, store.unit)
+        batches = [
+            range(first, min(first + at_once, start + store.unit, len(xy)))
+            for start in range(0, len(xy), store.unit)
+            for first in range(start, min(start + store.unit, len(xy)), at_once)
+        ]
+        rooms = [self._transfer.room(at_once, px) for _ in range(min(_ROOMS, len(batches)))]
+        views = [room.numpy() for room in rooms]
 
-    def _buffer(self, n: int) -> NDArray[np.uint8]:
-        """Room for ``n`` tiles, the same from batch to batch: new ones would scatter over the heap."""
-        if self._room is None or len(self._room) < n:
-            side = self.encoder.tile_px
-            self._room = np.empty((n, side, side, 3), np.uint8)
-        return self._room[:n]
+        def read(row: int, room: int, place: int) -> None:
+            corner = xy[row] - side_px / 2
+            views[room][place] = slide.read_region(corner[0], corner[1], side_px, side_px, (px, px))
 
-    def _encode(
-        self, regions: list[NDArray[np.uint8]], mask: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Tokens (n, T, D), pooled (n, D) and neighbours (n, n_side**2, D) of n neighbour regions."""
+        behind: list[tuple[int, list[OnTheWay]]] = []
+        with ThreadPoolExecutor(1, thread_name_prefix="gdml-write") as writer:
+            unit = _Unit(store, xy, writer)
+            ahead = read_ahead(read, batches, n_readers=_readers(slide), n_rooms=_ROOMS)
+            try:
+                with closing(ahead):
+                    for batch, room in ahead:
+                        behind.append((len(batch), self._encode(rooms[room][: len(batch)], budget, view)))
+                        if len(behind) > 1:  # results are fetched one batch late, so that a GPU is never idle
+                            unit.add(*behind.pop(0))
+                        progress(len(batch))
+            finally:  # what was encoded before an error is kept
+                for rest in behind:
+                    unit.add(*rest)
+                unit.close()
+
+    def _encode(self, tiles: "torch.Tensor", budget: Tokens, view: int) -> list[OnTheWay]:
+        """Features of a batch, in as many parts as memory needs."""
+        parts, first = [], 0
+        while first < len(tiles):
+            n = self.batch_size
+            try:
+                parts.append(self._encode_at_once(tiles[first : first + n], budget, view))
+            except (RuntimeError, MemoryError) as error:
+                if n == 1 or not is_out_of_memory(error):
+                    raise
+                short = error
+            else:
+                first += n
+                continue
+            self._lower(min(n, len(tiles) - first), short)
+        return parts
+
+    def _encode_at_once(self, tiles: "torch.Tensor", budget: Tokens, view: int) -> OnTheWay:
         import torch
 
-        (n, n_tiles), side = mask.shape, self.encoder.tile_px
-        n_side = isqrt(n_tiles)
-        inside = np.flatnonzero(mask)
-        buffer = self._buffer(len(inside))
-        for tile, at in zip(buffer, inside, strict=True):
-            row, col = divmod(at % n_tiles, n_side)
-            tile[:] = regions[at // n_tiles][row * side : (row + 1) * side, col * side : (col + 1) * side]
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            tokens, pooled = self.encoder.encode(torch.from_numpy(buffer).to(self.device))
-        own = torch.from_numpy(np.searchsorted(inside, np.arange(n) * n_tiles + n_tiles // 2)).to(self.device)
-        neighbors = pooled.new_zeros(n * n_tiles, pooled.shape[1])
-        neighbors[torch.from_numpy(inside).to(self.device)] = pooled
-        thin = thin_tokens(tokens[own], pooled[own], self.tokens, getattr(self.encoder, "n_prefix", None))
-        return tuple(t.float().cpu().numpy() for t in (thin, pooled[own], neighbors.view(n, n_tiles, -1)))  # type: ignore[return-value]
+            tokens, pooled = self.encoder.encode(turned(self._transfer.to_device(tiles), view))
+            if budget == "pooled":
+                return self._transfer.to_host(pooled)
+            thin = thin_tokens(tokens, pooled, budget, getattr(self.encoder, "n_prefix", None))
+            return self._transfer.to_host(thin, pooled)
+
+    def _lower(self, tried: int, error: BaseException) -> None:
+        """Halve the batch size after ``tried`` tiles were too many."""
+        self.batch_size = max(tried // 2, 1)
+        logg.warning(
+            f"embed: memory ran out with {tried} tiles at once ({str(error).splitlines()[0][:80]}); "
+            f"going on with {self.batch_size}. Pass batch_size={self.batch_size} to start with that."
+        )
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
 
 
-def thin_tokens(
-    tokens: "torch.Tensor", pooled: "torch.Tensor", budget: Tokens, n_prefix: int | None = None
-) -> "torch.Tensor":
-    """Reduce tokens to a budget.
+class _Unit:
+    """Features that wait until they fill a unit of the store, which a thread then writes."""
+
+    def __init__(self, store: FeatureStore, xy: NDArray[np.float64], writer: ThreadPoolExecutor) -> None:
+        self._store, self._xy, self._writer = store, xy, writer
+        self._parts: list[tuple[NDArray, ...]] = []
+        self._start = self._stop = 0
+        self._writing: Future[None] | None = None
+
+    def add(self, n: int, parts: list[OnTheWay]) -> None:
+        """Take the features of the next ``n`` tiles."""
+        self._parts += [part.get() for part in parts]
+        self._stop += n
+        if self._stop - self._start < self._store.unit and self._stop < len(self._xy):
+            return
+        *tokens, pooled = (np.concatenate(arrays) for arrays in zip(*self._parts, strict=True))
+        self.close()
+        xy = self._xy[self._start : self._stop]
+        self._writing = self._writer.submit(self._store.append, xy, tokens[0] if tokens else None, pooled)
+        self._parts, self._start = [], self._stop
+
+    def close(self) -> None:
+        """Wait for what is being written, and raise what went wrong there."""
+        if self._writing is not None:
+            self._writing.result()
+
+
+def turned(tiles: "torch.Tensor", view: int) -> "torch.Tensor":
+    """One of the eight views of tiles.
 
     Parameters
     ----------
-    tokens, pooled
-        (B, T, D) and (B, D).
-    budget
-        ``"all"``; ``"pooled"``, the pooled embedding alone; ``"grid7"``, the class token and the grid of
-        patches averaged to 7 x 7 where it is finer.
-    n_prefix
-        Tokens before the grid (class, registers); None where T or T - 1 is a square, which tells.
+    tiles
+        (n, side, side, 3).
+    view
+        0 to 7: quarter turns counterclockwise, plus 4 for a mirroring left to right after them.
 
     Returns
     -------
-    (B, T', D).
-
-    Raises
-    ------
-    ValueError
-        If the tokens hold no square grid.
+    The same shape.
     """
-    import torch
-    from torch.nn.functional import adaptive_avg_pool2d
-
-    if budget == "all":
-        return tokens
-    if n_prefix is None:
-        n_prefix = 0 if _side(tokens.shape[1]) else 1
-    n_patches = tokens.shape[1] - n_prefix
-    if budget == "pooled" or n_patches == 0:
-        return pooled[:, None]
-    side = _side(n_patches)
-    if side is None:
-        raise ValueError(
-            f'`tokens`: "grid7" needs a square grid after the class token, found {tokens.shape[1]} tokens; give the '
-            'encoder an attribute n_prefix (tokens before the grid), or pass tokens="all" or tokens="pooled".'
-        )
-    first = tokens[:, :1] if n_prefix else pooled[:, None]
-    grid = tokens[:, n_prefix:]
-    if side > _GRID:
-        image = grid.unflatten(1, (side, side)).movedim(-1, 1).float()
-        grid = adaptive_avg_pool2d(image, _GRID).flatten(2).transpose(1, 2)
-    return torch.cat([first.float(), grid.float()], 1)
+    if view == 0:
+        return tiles
+    turned = tiles.rot90(view % 4, (1, 2))
+    return turned.flip(2) if view >= 4 else turned
 
 
-def _side(n: int) -> int | None:
-    """Side of a square grid of more than one token."""
-    side = round(n**0.5)
-    return side if side > 1 and side**2 == n else None
+def _readers(slide: Slide) -> int:
+    """Count the threads that may read: one where the slide wants its regions in order."""
+    if getattr(slide, "in_order", True):
+        return 1
+    return max(1, min(_MOST_READERS, len(os.sched_getaffinity(0)) // 2))

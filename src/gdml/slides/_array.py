@@ -53,6 +53,8 @@ class LazySlide(PixelSlide):
         xarray DataArray with dimensions ``y``, ``x`` and one of channels; further ones must have length 1.
     """
 
+    in_order = True  # what computes the array may not bear several threads
+
     def __init__(self, array: Any, *, name: str = "image") -> None:
         array = _y_x_channel(array, name)
         _check(array.shape, array.dtype, name)

@@ -17,6 +17,7 @@ from ._slide import PixelSlide
 _BLOCK = 1 << 20
 _BLOCKS = 256
 _STRIP = 64  # rows decoded at a time
+_CACHE_BYTES = 32 << 20, 512 << 20  # least and most that OpenSlide keeps of the tiles it decoded
 
 # What a microscope can have made. Many files carry the 72 dpi of a screen (353 um/px) instead.
 UM_PER_PX = (0.05, 5.0)
@@ -61,6 +62,10 @@ class PyramidSlide(_FileSlide):
         except (KeyError, ValueError):
             um_per_px = 0.0, 0.0
         super().__init__(path, list(self._handle.level_dimensions), um_per_px)
+        # regions come row by row: the file's tiles across the slide are met again by the next row
+        tile_height = int(properties.get("openslide.level[0].tile-height", 256))
+        wanted = 4 * self.size[0] * tile_height * 2
+        self._handle.set_cache(openslide.OpenSlideCache(int(np.clip(wanted, *_CACHE_BYTES))))
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
         # OpenSlide wants the corner in pixels of level 0, whatever the level, and divides by its own factor
@@ -84,6 +89,8 @@ class FlatSlide(_FileSlide):
     progressive JPEG or an interlaced PNG can't be decoded in part: its codec holds all of it. The pixels
     are taken as they are stored: an orientation tag is not applied.
     """
+
+    in_order = True
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()

@@ -94,6 +94,8 @@ def as_rgb8(pixels: NDArray, name: str) -> NDArray[np.uint8]:
                 "Divide by the largest value, or cast to uint8."
             )
         pixels = np.rint(pixels * 255).astype(np.uint8)
+    if pixels.shape[2] == 4 and (pixels[..., 3] == 255).all():
+        return np.ascontiguousarray(pixels[..., :3])
     if pixels.shape[2] == 4:
         alpha = pixels[..., 3:].astype(np.uint16)
         pixels = ((pixels[..., :3] * alpha + WHITE * (255 - alpha) + 127) // 255).astype(np.uint8)

@@ -32,6 +32,11 @@ class ScaledSlide:
         self.um_per_px = um_per_px
 
     @property
+    def in_order(self) -> bool:
+        """Whether the slide that has the pixels wants its regions in order."""
+        return getattr(self.slide, "in_order", True)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height, full-resolution px."""
         width, height = self.slide.size

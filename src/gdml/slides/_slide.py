@@ -21,6 +21,11 @@ class Slide(Protocol):
         Width and height, full-resolution px.
     um_per_px
         Micrometres per full-resolution px from the metadata; None where absent or absurd.
+
+    Notes
+    -----
+    A slide whose regions may be read by several threads at once, in any order, says so with an attribute
+    ``in_order = False``.
     """
 
     name: str
@@ -67,7 +72,14 @@ class PixelSlide(ABC):
         Width and height of each level, px, in order of falling size.
     um_per_px
         Micrometres per px of the first level, where known.
+
+    Attributes
+    ----------
+    in_order
+        Whether regions are better read by one thread, from top to bottom.
     """
+
+    in_order = False
 
     def __init__(self, name: str, level_sizes: list[tuple[int, int]], um_per_px: float | None = None) -> None:
         self.name = name

@@ -184,7 +184,16 @@ def _make_features(
         name = model.features["encoder"]
         logg.info(f"predict: running gdml.pp.embed(adata, encoder={name!r}), the model's encoder")
         made = _encoder(model, encoder)
-        embed(adata, made, tokens=model.features["tokens"], image=image, device=device, precision=precision, key=key)
+        embed(
+            adata,
+            made,
+            tokens=model.features["tokens"],
+            neighbors=model.features.get("neighbors", "exact"),
+            image=image,
+            device=device,
+            precision=precision,
+            key=key,
+        )
 
 
 def _encoder(model: "TrainedModel", encoder: Any) -> Any:
@@ -217,7 +226,8 @@ def _geometry_text(want: dict[str, Any]) -> str:
 
 
 def _same_features(features: Any, model: "TrainedModel") -> bool:
-    return all(str(features[k]) == str(model.features[k]) for k in ("identity", "tokens"))
+    kind = lambda record: (*(str(record[k]) for k in ("identity", "tokens")), str(record.get("neighbors", "exact")))
+    return "views" in features and kind(features) == kind(model.features)  # gdml 0.1 knew no views
 
 
 def _write_layer(adata: AnnData, predicted: pd.DataFrame, key: str) -> int:

@@ -46,14 +46,13 @@ def spot_data(
     features = load_features(adata, key)
     names = list(by_slide)
     order = np.concatenate([by_slide[name] for name in names])
-    mask = np.asarray(adata.obsm[_keys.neighbor_mask(key)])[order]
     side = np.concatenate([np.full(len(by_slide[n]), float(tiles["slides"][n]["side_px"])) for n in names])
     stack = lambda part: torch.from_numpy(np.concatenate([getattr(features[name], part) for name in names]))
     data = SpotData(
         tokens=stack("tokens"),
         pooled=stack("pooled"),
         neighbors=stack("neighbors"),
-        neighbor_mask=torch.from_numpy(mask),
+        neighbor_mask=stack("neighbor_mask"),
         grid=torch.from_numpy(np.concatenate([grid_positions(adata, by_slide[n], xy[by_slide[n]], n) for n in names])),
         xy=torch.from_numpy((xy[order] / side[:, None]).astype(np.float32)),
         slide=torch.from_numpy(np.repeat(np.arange(len(names)), [len(by_slide[n]) for n in names])),
