@@ -123,6 +123,8 @@ class FeatureStore:
         ------
         ValueError
             If a shape doesn't fit, or a value is not finite or too large for float16.
+        FileNotFoundError
+            If the store was removed meanwhile, by ``gdml.settings.clear_cache()`` say.
         """
         arrays: dict[str, NDArray] = {"pooled": self._checked("pooled", pooled, (len(xy), self.dim))}
         if self.keeps_tokens:
@@ -130,6 +132,11 @@ class FeatureStore:
             arrays["tokens"] = self._checked("tokens", given, (len(xy), self.n_tokens, self.dim))
         arrays["xy"] = np.asarray(xy, np.float64).reshape(-1, 2)
         with _units.locked(self.path):
+            if not self._folder.is_dir():
+                raise FileNotFoundError(
+                    f"The feature store {str(self.path)!r} was removed while it was written to; "
+                    "call gdml.pp.embed(adata) again."
+                )
             _units.clean(self._folder)
             self._refresh()
             for first in range(0, len(xy), self.unit):

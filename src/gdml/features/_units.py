@@ -99,7 +99,13 @@ def clean(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One writer of the store ``path`` at a time; the lock goes with the process that holds it."""
+    """One writer of a store at a time; the lock goes with the process that holds it.
+
+    Parameters
+    ----------
+    path
+        Folder of the store, which need not exist; the folder above it must.
+    """
     with (path.parent / f".{path.name}.lock").open("w") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
