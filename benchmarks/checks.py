@@ -65,7 +65,7 @@ def embed_one() -> None:
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     before, start = peak(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        gdml.pp.embed(adata, cache_dir=folder)
+        gdml.pp.embed(adata, "stain", cache_dir=folder)
     seconds = time.perf_counter() - start
     print(
         f"memory: embedding C6 ({adata.n_obs} spots, 25 tiles each) raised the peak by {peak() - before:.0f} MiB in "

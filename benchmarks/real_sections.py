@@ -1,6 +1,6 @@
 """Gene-DML beside ridge regression on the five real HER2ST sections: the README's table.
 
-    python benchmarks/real_sections.py                # the embedded encoder, both kinds of labels
+    python benchmarks/real_sections.py                # stain statistics, both kinds of labels
     python benchmarks/real_sections.py --yardstick    # random ViT-tiny features, the paper's labels
 
 Three splits, five seeds. The test sections are used once, to score. Every run is appended to a CSV as soon as
@@ -58,7 +58,7 @@ def prepare(yardstick: bool):
         gdml.pp.embed(adata, yardstick_encoder(), precision="fp32")
     else:
         gdml.pp.tile(adata)
-        gdml.pp.embed(adata)
+        gdml.pp.embed(adata, "stain")
     return adata
 
 

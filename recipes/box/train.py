@@ -54,7 +54,7 @@ class Recipe:
         Of weights and views.
     """
 
-    steps: int = 1000
+    steps: int = 800
     pairs: int = 96
     px: int = 96
     lr: float = 1.5e-3

@@ -26,7 +26,7 @@ class Patches(torch.nn.Module):
 
 
 def test_names():
-    assert {"stain", "uni", "uni2-h"} <= set(list_encoders())
+    assert {"box", "stain", "uni", "uni2-h"} <= set(list_encoders())
     stain = get_encoder("stain")
     assert isinstance(stain, Encoder) and stain.name == "stain"
     assert get_encoder("stain", name="mine").name == "mine"

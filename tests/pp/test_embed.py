@@ -15,8 +15,7 @@ from hypothesis.extra.numpy import arrays
 import gdml
 from gdml.encoders import CustomEncoder, get_encoder
 from gdml.features import distinct_tiles, open_path
-from gdml.pp import _memory
-from gdml.pp._embed import load_features
+from gdml.pp import _memory, load_features
 from gdml.pp._extract import turned
 from gdml.pp._neighbors import neighbor_tiles, turned_order
 from gdml.pp._read_ahead import read_ahead
@@ -271,6 +270,10 @@ def test_compiled_features_are_kept_apart():
     encoder = Mean()
     encoder.name, encoder.compiled = "small", 0
     encoder.compile = lambda: setattr(encoder, "compiled", encoder.compiled + 1)
+    compiled = CustomEncoder(lambda x: x.mean((2, 3)), tile_px=SIDE)
+    compiled.compile()
+    compiled.compile()
+    assert compiled.compiled
     results, paths = [], set()
     for compile in (False, True):
         gdml.pp.embed(adata, encoder, image=images, compile=compile)
@@ -320,7 +323,7 @@ def test_several_slides_and_round_trip(tmp_path):
 
 def test_stain_tiles_itself_and_leaves_copy_alone(synthetic_adata):
     adata = synthetic_adata[:6].copy()
-    out = gdml.pp.embed(adata, copy=True)
+    out = gdml.pp.embed(adata, "stain", copy=True)
     assert "gdml" not in adata.uns and "X_stain" not in adata.obsm
     assert out.obsm["X_stain"].shape == (6, get_encoder("stain").dim)
     features = next(iter(load_features(out).values()))
@@ -466,7 +469,7 @@ def test_real_section_in_bounded_memory(her2st_section):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    gdml.pp.embed(adata)
+    gdml.pp.embed(adata, "stain")
     done.set()
     watcher.join()
     assert peak[0] < decoded, f"{peak[0] / 2**20:.0f} MiB above the start, {decoded / 2**20:.0f} MiB decoded"

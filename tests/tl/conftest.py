@@ -9,7 +9,7 @@ N_GENES = 30
 def _ready(_synthetic):
     adata = _synthetic.copy()
     gdml.pp.tile(adata)
-    gdml.pp.embed(adata)
+    gdml.pp.embed(adata, "stain")
     gdml.pp.normalize(adata, n_genes=N_GENES)
     return adata
 

@@ -240,7 +240,7 @@ def test_interrupted_before_anything_was_learnt(synthetic_adata, small, monkeypa
 
 def test_another_key(synthetic_adata, small):
     gdml.pp.tile(synthetic_adata, key_added="mine")
-    gdml.pp.embed(synthetic_adata, key="mine")
+    gdml.pp.embed(synthetic_adata, "stain", key="mine")
     gdml.pp.normalize(synthetic_adata, n_genes=20, key_added="mine")
     model = gdml.tl.fit(synthetic_adata, key_added="mine", **small)
     assert "fit" in synthetic_adata.uns["mine"] and "gdml" not in synthetic_adata.uns

@@ -110,7 +110,7 @@ def test_the_record_names_the_model_that_was_used(fitted, tmp_path):
 
 def test_the_models_geometry_is_used(ready, bare, small):
     gdml.pp.tile(ready, tile_um=90, n_side=3)
-    gdml.pp.embed(ready)
+    gdml.pp.embed(ready, "stain")
     model = gdml.tl.fit(ready, "ridge")
     gdml.tl.predict(bare, model)
     tiles = bare.uns["gdml"]["tiles"]
@@ -118,14 +118,14 @@ def test_the_models_geometry_is_used(ready, bare, small):
     # tiles of another size are laid anew, and their features with them
     other = bare.copy()
     gdml.pp.tile(other)
-    gdml.pp.embed(other)
+    gdml.pp.embed(other, "stain")
     assert values(other, model).equals(bare.obsm["gdml"])
 
 
 def test_native_pixels(ready, bare):
     ready, bare = ready[::5].copy(), bare[:8].copy()
     gdml.pp.tile(ready, tile_um=None)
-    gdml.pp.embed(ready)
+    gdml.pp.embed(ready, "stain")
     model = gdml.tl.fit(ready, "ridge")
     assert model.tiles["tile_um"] is None
     model = gdml.load(model.path)

@@ -3,10 +3,12 @@
 from ._base import Encoder
 from ._device import Precision, resolve_device, use_bf16
 from ._registry import get_encoder, list_encoders, register
+from .box import BoxEncoder
 from .custom import CustomEncoder
 from .timm_models import TimmEncoder
 
 __all__ = [
+    "BoxEncoder",
     "CustomEncoder",
     "Encoder",
     "Precision",

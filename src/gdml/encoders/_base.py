@@ -24,9 +24,9 @@ class Encoder(Protocol):
 
     Notes
     -----
-    Two more attributes are looked at where they exist: ``n_prefix``, the number of tokens before the grid
-    of patches (needed where there are register tokens), and ``full_precision``, True for an encoder
-    that is never to run in bfloat16.
+    More is looked at where it exists: ``n_prefix``, the number of tokens before the grid of patches (needed
+    where there are register tokens); ``full_precision``, True for an encoder that is never to run in bfloat16;
+    a method ``compile()`` for ``torch.compile``, after which ``compiled`` is True.
     """
 
     name: str

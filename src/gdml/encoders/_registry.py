@@ -77,8 +77,8 @@ def get_encoder(
     Parameters
     ----------
     encoder
-        - a name of :func:`list_encoders`: ``"stain"`` needs no weights, ``"uni"`` and ``"uni2-h"`` are gated
-          on the Hugging Face hub;
+        - a name of :func:`list_encoders`: ``"box"`` comes with gdml, ``"stain"`` has no weights, ``"uni"`` and
+          ``"uni2-h"`` are gated on the Hugging Face hub;
         - a timm model, as ``"timm:resnet50"`` or its plain name;
         - a :class:`torch.nn.Module` or function from tiles (B, 3, H, W), float32, centred and scaled, to
           tokens (B, T, D) or (B, D): see :class:`CustomEncoder` for its options;

@@ -51,13 +51,15 @@ def load_weights(model: torch.nn.Module, path: Path, architecture: str) -> None:
     state = read_state_dict(path)
     own = model.state_dict()
     state = {k: v for k, v in state.items() if k in own or k.split(".")[0] not in ("head", "fc", "classifier")}
-    wrong = set(own) ^ set(state) | {k for k in own if k in state and own[k].shape != state[k].shape}
+    # how many batches a network has seen matters to training alone; some files leave it out
+    counters = {k for k in own if k.endswith("num_batches_tracked")}
+    wrong = (set(own) ^ set(state)) - counters | {k for k in own if k in state and own[k].shape != state[k].shape}
     if wrong:
         raise ValueError(
             f"`weights`: {str(path)!r} does not fit {architecture!r}: {len(wrong)} tensors are missing, unknown or of "
             f"another shape, such as {min(wrong)!r}. Name the architecture these weights were trained with."
         )
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)
 
 
 def content_id(path: Path) -> str:

@@ -47,6 +47,7 @@ class CustomEncoder:
         std: tuple[float, ...] = IMAGENET_STD,
     ) -> None:
         self._function = function
+        self.compiled = False
         self._device = torch.device("cpu")
         if isinstance(function, torch.nn.Module):
             function.eval()
@@ -75,6 +76,11 @@ class CustomEncoder:
         bare_grid = tokens.shape[1] > 1 and round(tokens.shape[1] ** 0.5) ** 2 == tokens.shape[1]
         pooled = tokens.mean(1) if bare_grid else tokens[:, 0]
         return (torch.cat([pooled[:, None], tokens], 1) if bare_grid else tokens), pooled
+
+    def compile(self) -> None:
+        """Have the module or function compiled by ``torch.compile`` at the next tile."""
+        if not self.compiled:
+            self.compiled, self._function = True, torch.compile(self._function)
 
     def to(self, device: torch.device | str) -> Self:
         """Move a module to ``device``; a function gets its tiles there."""

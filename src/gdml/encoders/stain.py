@@ -1,4 +1,4 @@
-"""The embedded default encoder: stain and texture statistics of a tile and of its 7 x 7 cells."""
+"""Stain and texture statistics of a tile and of its 7 x 7 cells."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self

@@ -68,7 +68,7 @@ class TimmEncoder:
         self._seed = seed
         self._device = torch.device("cpu")
         self._loaded: Any = None
-        self._compiled = False
+        self.compiled = False
         with torch.device("meta"):  # shapes only: features that are stored already need no weights
             model: Any = timm.create_model(architecture, **self._kwargs)
         config = timm.data.resolve_model_data_config(model)
@@ -102,16 +102,25 @@ class TimmEncoder:
             if self._weights is not None:
                 load_weights(model, self._weights, self.architecture)
             # channels last: how convolutions are fastest, on AMX and on tensor cores
-            model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last).to(self._device)
-            if self._compiled:
+            model = (
+                self._prepared(model.eval())
+                .requires_grad_(False)
+                .to(memory_format=torch.channels_last)
+                .to(self._device)
+            )
+            if self.compiled:
                 model.forward_features = torch.compile(model.forward_features)
             self._loaded = model
         return self._loaded
 
+    def _prepared(self, model: Any) -> Any:
+        """Make what is to run of the model with its weights; for subclasses."""
+        return model
+
     def compile(self) -> None:
         """Have the model compiled by ``torch.compile`` when it is next loaded."""
-        if not self._compiled:
-            self._compiled, self._loaded = True, None
+        if not self.compiled:
+            self.compiled, self._loaded = True, None
 
     @torch.inference_mode()
     def encode(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

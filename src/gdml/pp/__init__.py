@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._embed import embed
+    from ._load_features import load_features
     from ._normalize import normalize
     from ._select_genes import select_genes
     from ._tile import tile
 
-__all__ = ["embed", "normalize", "select_genes", "tile"]
+__all__ = ["embed", "load_features", "normalize", "select_genes", "tile"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from gdml.slides import Slide
 
 from ._embed_slide import embed_slide
 from ._extract import Extractor
-from ._load_features import PARTS, load_features
+from ._load_features import PARTS
 from ._neighbors import N_VIEWS, Neighbors, neighbor_tiles
 from ._tile import tile
 from ._tokens import Tokens
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
 
     from gdml.encoders import Encoder, Precision
 
-__all__ = ["embed", "load_features"]
-
 
 def embed(
     adata: AnnData,
-    encoder: "str | Path | torch.nn.Module | Callable[[torch.Tensor], torch.Tensor] | Encoder" = "stain",
+    encoder: "str | Path | torch.nn.Module | Callable[[torch.Tensor], torch.Tensor] | Encoder" = "box",
     *,
     tokens: Tokens = "grid7",
     neighbors: Neighbors = "exact",
@@ -62,8 +60,8 @@ def embed(
     adata
         Spots with tiles; where :func:`gdml.pp.tile` was not called, it is, with its defaults.
     encoder
-        Name of an encoder ("stain" needs no weights; "uni", "uni2-h", any timm model), a module or a
-        function: see :func:`gdml.encoders.get_encoder`.
+        Name of an encoder ("box", a small network that comes with gdml; "stain", statistics; "uni", "uni2-h", any timm
+        model), a module or a function: see :func:`gdml.encoders.get_encoder`.
     tokens
         What is kept of the spot's own tile: ``"grid7"``, the class token and the patches averaged to
         7 x 7; ``"all"`` tokens; or ``"pooled"``, one. Neighbour tiles keep one each.
@@ -172,7 +170,7 @@ def _extractor(
     if compile:
         if not hasattr(made, "compile"):
             raise ValueError(
-                f"`compile`: the encoder {made.name!r} is no torch module that could be compiled; leave it out."
+                f"`compile`: the encoder {made.name!r} has nothing that torch could compile; leave it out."
             )
         made.compile()
     return Extractor(
@@ -180,7 +178,7 @@ def _extractor(
         tokens=tokens,
         device=on,
         bf16=bf16 and not getattr(made, "full_precision", False),
-        compiled=compile,
+        compiled=bool(getattr(made, "compiled", compile)),
         batch_size=int(batch_size or 0),
     )
 

@@ -219,4 +219,5 @@ def _readers(slide: Slide) -> int:
     """Count the threads that may read: one where the slide wants its regions in order."""
     if getattr(slide, "in_order", True):
         return 1
-    return max(1, min(_MOST_READERS, len(os.sched_getaffinity(0)) // 2))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_READERS, cores // 2))

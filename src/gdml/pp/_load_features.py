@@ -12,8 +12,8 @@ from ._validate import libraries, spot_coordinates
 PARTS = ("own", "neighbors")
 
 
-def load_features(adata: AnnData, key: str = _keys.KEY, view: int = 0) -> dict[str, SlideFeatures]:
-    """Features of the current rows of ``adata`` from the stores that :func:`embed` recorded.
+def load_features(adata: AnnData, *, key: str = _keys.KEY, view: int = 0) -> dict[str, SlideFeatures]:
+    """Read the features of the current rows of ``adata`` from the stores that :func:`gdml.pp.embed` recorded.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def load_features(adata: AnnData, key: str = _keys.KEY, view: int = 0) -> dict[s
 
     Returns
     -------
-    For each slide its features, rows in the order they have in ``adata``.
+    For each slide a :class:`gdml.features.SlideFeatures`, rows in the order they have in ``adata``.
 
     Raises
     ------

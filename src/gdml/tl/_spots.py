@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gdml import _keys
 from gdml._errors import some
 from gdml._grid import is_hexagonal
-from gdml.pp._embed import load_features
+from gdml.pp._load_features import load_features
 from gdml.pp._validate import libraries, spot_coordinates
 from gdml.training import SpotData
 
@@ -43,7 +43,7 @@ def spot_data(
     tiles = adata.uns[key][_keys.TILES]
     xy = spot_coordinates(adata, tiles["spatial_key"])
     by_slide = libraries(adata, tiles["library_key"], spatial_key=tiles["spatial_key"])
-    features = load_features(adata, key)
+    features = load_features(adata, key=key)
     names = list(by_slide)
     order = np.concatenate([by_slide[name] for name in names])
     side = np.concatenate([np.full(len(by_slide[n]), float(tiles["slides"][n]["side_px"])) for n in names])
