@@ -36,7 +36,7 @@ class Settings:
         super().__setattr__(name, value)
 
     def list_cache(self) -> "pd.DataFrame":
-        """List what gdml keeps in :attr:`cache_dir`.
+        """List what gdml keeps in ``cache_dir``.
 
         Returns
         -------
@@ -60,7 +60,7 @@ class Settings:
     def clear_cache(
         self, kind: str | None = None, *, encoder: str | None = None, older_than_days: float = 0.0
     ) -> "pd.DataFrame":
-        """Remove what gdml keeps in :attr:`cache_dir`, or some of it; what others put there stays.
+        """Remove what gdml keeps in ``cache_dir``, or some of it; what others put there stays.
 
         Features are computed again by the next :func:`gdml.pp.embed`, downloads are fetched again; trained models
         are gone for good, so they are removed only by ``kind="models"``.

@@ -106,7 +106,7 @@ class FeatureStore:
         return np.array([key not in self._row for key in keys], bool)
 
     def append(self, xy: NDArray[np.float64], tokens: NDArray | None, pooled: NDArray) -> None:
-        """Add tiles as one unit, or as several where there are more than :attr:`unit`.
+        """Add tiles as one unit, or as several where there are more than ``unit``.
 
         A unit that is stored already, by another process say, is left as it is.
 
