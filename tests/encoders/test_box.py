@@ -62,9 +62,9 @@ def test_other_weights_are_another_encoder(tmp_path):
         get_encoder("box", weights=tmp_path / "gone.safetensors")
 
 
-def test_it_is_the_default(synthetic_adata):
+def test_it_embeds(synthetic_adata):
     adata = synthetic_adata[:2].copy()
     gdml.pp.tile(adata, n_side=1)
-    gdml.pp.embed(adata)
+    gdml.pp.embed(adata, "box")
     assert adata.uns["gdml"]["features"]["encoder"] == "box"
     assert adata.obsm["X_box"].shape == (2, 512) and np.isfinite(adata.obsm["X_box"]).all()

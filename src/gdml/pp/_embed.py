@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def embed(
     adata: AnnData,
-    encoder: "str | Path | torch.nn.Module | Callable[[torch.Tensor], torch.Tensor] | Encoder" = "box",
+    encoder: "str | Path | torch.nn.Module | Callable[[torch.Tensor], torch.Tensor] | Encoder" = "stain",
     *,
     tokens: Tokens = "grid7",
     neighbors: Neighbors = "exact",
@@ -60,8 +60,8 @@ def embed(
     adata
         Spots with tiles; where :func:`gdml.pp.tile` was not called, it is, with its defaults.
     encoder
-        Name of an encoder ("box", a small network that comes with gdml; "stain", statistics; "uni", "uni2-h", any timm
-        model), a module or a function: see :func:`gdml.encoders.get_encoder`.
+        Name of an encoder ("stain", statistics without weights; "box", a small network that comes with gdml; "uni",
+        "uni2-h", any timm model), a module or a function: see :func:`gdml.encoders.get_encoder`.
     tokens
         What is kept of the spot's own tile: ``"grid7"``, the class token and the patches averaged to
         7 x 7; ``"all"`` tokens; or ``"pooled"``, one. Neighbour tiles keep one each.
