@@ -129,7 +129,8 @@ def test_loading_runs_no_code_and_needs_no_anndata(saved):
         "pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse\n"
         f"model = load({str(saved)!r})\n"
         "assert model.panel == ('A', 'B', 'C/D', 'É')\n"
-        "print([m for m in ('anndata', 'scanpy', 'squidpy', 'matplotlib') if m in sys.modules])\n"
+        # matplotlib is loaded by lightning itself where torchmetrics is installed
+        "print([m for m in ('anndata', 'scanpy', 'squidpy') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
