@@ -106,11 +106,11 @@ class Extractor:
             for first in range(start, min(start + store.unit, len(xy)), at_once)
         ]
         rooms = [self._transfer.room(at_once, px) for _ in range(min(_ROOMS, len(batches)))]
-        views = [room.numpy() for room in rooms]
+        pixels = [room.numpy() for room in rooms]
 
         def read(row: int, room: int, place: int) -> None:
             corner = xy[row] - side_px / 2
-            views[room][place] = slide.read_region(corner[0], corner[1], side_px, side_px, (px, px))
+            pixels[room][place] = slide.read_region(corner[0], corner[1], side_px, side_px, (px, px))
 
         behind: list[tuple[int, list[OnTheWay]]] = []
         with ThreadPoolExecutor(1, thread_name_prefix="gdml-write") as writer:
@@ -158,8 +158,9 @@ class Extractor:
     def _lower(self, tried: int, error: BaseException) -> None:
         """Halve the batch size after ``tried`` tiles were too many."""
         self.batch_size = max(tried // 2, 1)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         logg.warning(
-            f"embed: memory ran out with {tried} tiles at once ({str(error).splitlines()[0][:80]}); "
+            f"embed: memory ran out with {tried} tiles at once ({reason[:80]}); "
             f"going on with {self.batch_size}. Pass batch_size={self.batch_size} to start with that."
         )
         if self.device.type == "cuda":
