@@ -12,7 +12,6 @@ statistics and the same network with random weights. Every run is appended to a 
 """
 
 import argparse
-import csv
 import time
 import warnings
 from functools import partial
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from real_sections import LABELS, MODELS, SECTIONS, SPLITS
+from real_sections import LABELS, MODELS, SECTIONS, SPLITS, append
 
 import gdml
 from gdml.encoders import get_encoder
@@ -102,13 +101,7 @@ def _run_missing(adata, path: Path, *what) -> None:
     if path.exists() and (pd.read_csv(path)[columns] == np.array(what, dtype=object)).all(axis=1).any():
         return
     row = dict(zip(columns, what, strict=True)) | one_run(adata, *what[2:])
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
-    print(row, flush=True)
+    append(path, row)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,17 @@ def one_run(adata, split: str, labels: str, model: str, seed: int, panel: list[s
     }
 
 
+def append(path: Path, row: dict) -> None:
+    """Add a run to the CSV, so that it is kept whatever happens to the next one."""
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+    print(row, flush=True)
+
+
 def report(path: Path) -> None:
     """Print a table per kind of labels: mean and standard deviation over seeds."""
     runs = pd.read_csv(path)
@@ -146,13 +157,7 @@ def main() -> None:
         if (done[["split", "labels", "model", "seed"]] == np.array(run, dtype=object)).all(axis=1).any():
             continue
         row = one_run(adata, *run, panel)
-        fresh = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
-        print(row, flush=True)
+        append(path, row)
     report(path)
 
 

@@ -30,7 +30,7 @@ from lightly.loss import VICRegLoss
 from lightly.models.modules.heads import VICRegProjectionHead
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from views import Augmentation, TrainingSlide, Views
+from views import MASK_PX, Augmentation, TrainingSlide, Views
 
 import gdml
 from gdml.encoders import resolve_device, use_bf16
@@ -158,8 +158,8 @@ def main() -> None:
         run.load(checkpoint, about)
         print(f"going on from step {run.step}", flush=True)
     views = Views(list(slides(args.sections)), recipe.pairs, recipe.px, augmentation, recipe.seed)
-    n_places = sum(len(slide.places) for slide in views.slides)
-    print(f"{len(views.slides)} sections, {n_places} places with tissue, device {run.device}", flush=True)
+    area = sum(len(slide.places) * (MASK_PX * slide.um_per_px / 1000) ** 2 for slide in views.slides)
+    print(f"{len(views.slides)} sections, {area:.1f} mm2 with tissue, device {run.device}", flush=True)
 
     losses, start, first = [], time.time(), run.step
     with ThreadPoolExecutor(1) as ahead:  # the next batch is cut while the network learns from this one
