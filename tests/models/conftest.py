@@ -1,7 +1,13 @@
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 
-from gdml.models import Batch, Shape, Slides
+from gdml import metrics
+from gdml.models import Batch, Nearest, Shape, Slides, get_model
+from gdml.models._base import make_config
+from gdml.training import SpotData, make_fabric, predict_rows, train
+from gdml.training.config import make_training_config
 
 LENGTHS = (14, 10)  # spots of the slides
 
@@ -25,13 +31,115 @@ def make_batch(shape):
         cells = [torch.randperm(25, generator=g)[:n] for n in lengths]
         grid = torch.cat([torch.stack([c // 5, c % 5], 1) for c in cells])
         index = torch.arange(total) if index is None else torch.as_tensor(index)
+        measured = torch.randn(total, shape.n_genes, generator=g) + 3
+        nearest = []
+        for start, n in zip((0, *lengths), lengths, strict=False):
+            cell = grid[start : start + n].float()
+            order = torch.cdist(cell, cell).argsort(dim=1, stable=True)
+            nearest.append(order[:, torch.arange(9) % n] + start)
+        nearest = torch.cat(nearest)
         return Batch(
             tokens=tokens[index],
             neighbors=(neighbors * mask[..., None])[index],
             neighbor_mask=mask[index],
-            slides=Slides(tokens[:, 0], grid, tuple(lengths)),
+            slides=Slides(tokens[:, 0], grid, tuple(lengths), nearest),
             index=index,
-            expression=torch.randn(total, shape.n_genes, generator=g)[index] + 3 if expression else None,
+            expression=measured[index] if expression else None,
+            counts=torch.poisson(measured.exp(), generator=g)[index] if expression else None,
+            spot=index,
+            nearest=Nearest(tokens[nearest[index]], measured[nearest[index]] if expression else None),
         )
 
     return make
+
+
+N_SPOTS = 64
+
+
+@pytest.fixture
+def spots():
+    """64 spots on two slides; half of the variance of their expression is noise, which has to be memorised."""
+    g = torch.Generator().manual_seed(0)
+    dim, n_genes = 32, 6
+    pooled = torch.randn(N_SPOTS, dim, generator=g)
+    neighbors = torch.randn(N_SPOTS, 25, dim, generator=g)
+    neighbors[:, 12] = pooled
+    cells = torch.stack([torch.arange(32) // 6, torch.arange(32) % 6], 1).repeat(2, 1)
+    signal = pooled @ torch.randn(dim, n_genes, generator=g) / dim**0.5
+    expression = signal + torch.randn(N_SPOTS, n_genes, generator=g) + 2
+    return SpotData(
+        tokens=torch.cat([pooled[:, None], pooled[:, None] + torch.randn(N_SPOTS, 9, dim, generator=g)], 1).half(),
+        pooled=pooled.half(),
+        neighbors=neighbors.half(),
+        neighbor_mask=torch.ones(N_SPOTS, 25, dtype=torch.bool),
+        grid=cells,
+        xy=cells.flip(1) * 1.8 + 0.05 * torch.randn(N_SPOTS, 2, generator=g),
+        slide=torch.arange(2).repeat_interleave(32),
+        names=["A", "B"],
+        groups=["a", "b"],
+        expression=expression,
+        counts=torch.poisson(expression.clamp(min=0).exp(), generator=g),
+    )
+
+
+@pytest.fixture
+def train_on(spots):
+    """Train a model on the 64 spots, without validation; options are fields of its config and of the loop."""
+
+    def run(name, config=None, training=None, *, data=spots, seed=0):
+        model = get_model(name)
+        shape = Shape(data.tokens.shape[2], data.tokens.shape[1], 5, data.expression.shape[1], 6, 6)
+        made = model.adapt(
+            make_config(model, None, config or {}), {"order": "all", "target_sum": 1e4, "log": "e", "smooth": False}
+        )
+        loop = make_training_config(None, training or {}, model.recipe)
+        fabric = make_fabric(torch.device("cpu"), bf16=False)
+        module, _ = train(lambda: model(made, shape), data, torch.arange(len(data)), loop, fabric, seed=seed)
+        return module
+
+    return run
+
+
+@pytest.fixture
+def predict_spots(spots):
+    """Predictions of a model at the 64 spots."""
+    fabric = make_fabric(torch.device("cpu"), bf16=False)
+    return lambda module, data=spots: predict_rows(module, data, torch.arange(len(data)), fabric)[0]
+
+
+@pytest.fixture
+def fit_quality(spots, train_on, predict_spots):
+    """Mean PCC, over genes, of a trained model's predictions at the 64 spots that it was trained on."""
+
+    def run(name, config=None, training=None):
+        predicted = predict_spots(train_on(name, config, training))
+        return float(metrics.nan_mean(metrics.pearson_per_gene(spots.expression, predicted)))
+
+    return run
+
+
+@pytest.fixture
+def check_contract(spots, train_on, predict_spots):
+    """What every model must hold: deterministic, blind to what it predicts, whole after a save, true to its spots."""
+
+    def check(name, config, training):
+        first, again = (train_on(name, config, training) for _ in range(2))
+        predicted = predict_spots(first)
+        assert predicted.shape == spots.expression.shape and predicted.isfinite().all()
+        assert torch.equal(predicted, predict_spots(first)), "evaluation is not deterministic"
+        assert torch.equal(predicted, predict_spots(again)), "the same seed gives other numbers"
+
+        blind = replace(spots, expression=None, counts=None)
+        assert torch.equal(predicted, predict_spots(first, blind)), "the prediction reads the expression"
+
+        # a model is made anew from its config and shape, as it is when it is read from disk
+        state = {k: v.clone() for k, v in first.state_dict().items()}
+        copy = type(first)(make_config(type(first), None, asdict(first.config)), Shape(**asdict(first.shape)))
+        copy.load_state_dict(state)
+        assert torch.equal(predicted, predict_spots(copy.eval())), "a saved model predicts otherwise"
+
+        # a slide alone is predicted as beside others
+        alone = spots.select([1])
+        torch.testing.assert_close(predict_spots(first, alone), predicted[32:], atol=1e-4, rtol=1e-4)
+
+    return check

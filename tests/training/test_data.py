@@ -109,3 +109,69 @@ def test_empty_slides_do_no_harm(make_data):
 def test_in_order_of_everything(make_data, size):
     data = make_data()
     assert sum(len(batch) for batch in data.in_order(torch.arange(75), size)) == 75
+
+
+@quick
+@given(st.lists(st.integers(1, 14), min_size=1, max_size=3), st.integers(0, 5))
+def test_nearest_spots_are_those_of_the_same_slide_in_order_of_distance(make_data, lengths, seed):
+    data = make_data(tuple(lengths), n_genes=2)
+    data.xy = torch.randn(len(data), 2, generator=torch.Generator().manual_seed(seed))
+    for i, row in enumerate(data.nearest.tolist()):
+        same = data.rows_of(int(data.slide[i])).tolist()
+        by_distance = sorted(same, key=lambda j: float((data.xy[i] - data.xy[j]).norm()))
+        assert row[: len(same)] == by_distance[: len(row)]
+        assert row[len(same) :] == [i] * (len(row) - len(same))
+
+
+def test_a_batch_has_the_parts_that_a_model_names(make_data):
+    data = make_data()
+    data.counts = torch.ones(len(data), 4)
+    bare = data.batch(torch.tensor([3, 40]), ())
+    assert bare.tokens.shape == (2, 0, 8) and bare.neighbors.shape == (2, 0, 8) and bare.neighbor_mask.shape == (2, 0)
+    assert bare.counts is None and bare.nearest is None
+    assert torch.equal(bare.local, data.pooled[[3, 40]].float())
+    assert torch.equal(bare.spot, torch.tensor([3, 40]))
+    full = data.batch(torch.tensor([3, 40]), ("tokens", "counts", "nearest"))
+    assert full.tokens.shape == (2, 3, 8) and torch.equal(full.counts, torch.ones(2, 4))
+    assert torch.equal(full.nearest.tokens, data.tokens[data.nearest[[3, 40]]].float())
+    # rows of the batch's slides name the same spots as rows of the run
+    assert torch.equal(
+        full.slides.features[full.slides.nearest[full.index]], data.pooled[data.nearest[[3, 40]]].float()
+    )
+
+
+def test_a_batch_shows_no_expression_of_spots_that_are_not_learnt_from(make_data):
+    data = make_data()
+    learnt = torch.arange(0, len(data), 2)
+    shown = data.learning_from(learnt).batch(torch.tensor([0, 30]), ("nearest",)).nearest.expression
+    around = data.nearest[[0, 30]]
+    assert torch.equal(shown.isnan().all(-1), around % 2 == 1)
+    assert torch.equal(shown.isnan().any(-1), around % 2 == 1)
+    assert torch.equal(shown[around % 2 == 0], data.expression[around[around % 2 == 0]])
+
+
+def test_selected_slides_are_those_spots_alone(make_data):
+    data = make_data((5, 3, 4), groups=["a", "b", "a"])
+    data.counts = torch.arange(12.0)[:, None]
+    part = data.select([2, 0])
+    rows = torch.cat([data.rows_of(2), data.rows_of(0)])
+    assert part.names == ["S2", "S0"] and part.groups == ["a", "a"]
+    assert part.slide.tolist() == [0] * 4 + [1] * 5
+    for name in ("tokens", "pooled", "neighbors", "grid", "xy", "expression", "counts"):
+        assert torch.equal(getattr(part, name), getattr(data, name)[rows])
+    assert torch.equal(part.batch(torch.tensor([0, 6])).tokens, data.tokens[[8, 2]].float())
+
+
+def test_a_batch_moves_with_all_its_parts(make_data):
+    data = make_data()
+    data.counts = torch.ones(len(data), 4)
+    moved = data.batch(torch.tensor([3, 40]), ("tokens", "neighbors", "counts", "nearest")).to("meta")
+    parts = [
+        moved.tokens,
+        moved.counts,
+        moved.spot,
+        moved.nearest.tokens,
+        moved.nearest.expression,
+        moved.slides.nearest,
+    ]
+    assert all(part.device.type == "meta" for part in parts)

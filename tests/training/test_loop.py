@@ -337,7 +337,7 @@ def test_bf16_trains_too(data):
         ({"learning_rate": 0}, "`learning_rate` must be positive"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be positive"),
         ({"average": 1.0}, "`average` must lie"),
-        ({"optimizer": "sgd"}, "`optimizer` must be"),
+        ({"optimizer": "rmsprop"}, "`optimizer` must be"),
         ({"max_epoch": 3}, "`training` has no field 'max_epoch'. Did you mean 'max_epochs'"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from ._base import Shape, SpotModel, get_model, list_models
 from ._gene_dml_config import GeneDMLConfig
-from .batch import Batch, Output, Slides
+from .batch import Batch, Nearest, Output, Slides
 from .gene_dml import GeneDML
 from .ridge import Ridge, RidgeConfig
 
@@ -10,6 +10,7 @@ __all__ = [
     "Batch",
     "GeneDML",
     "GeneDMLConfig",
+    "Nearest",
     "Output",
     "Ridge",
     "RidgeConfig",

@@ -28,18 +28,27 @@ class Shape:
         Neighbour tiles along one edge of the region.
     n_genes
         Panel genes M.
+    n_rows, n_cols
+        Extent of the largest slide's grid.
+    n_bank
+        Spots in the reference bank of a model that keeps one; the model sets it itself.
     """
 
     dim: int
     n_tokens: int
     n_side: int
     n_genes: int
+    n_rows: int = 64
+    n_cols: int = 64
+    n_bank: int = 0
 
 
 class SpotModel(nn.Module):
     """Base of all models: features of spots to the expression of the panel genes.
 
-    A subclass sets ``config_class`` and ``citation``, and writes ``prepare``, ``forward`` and ``loss``.
+    A subclass sets ``config_class`` and ``citation``, and writes ``forward`` and ``loss``, and ``prepare`` where there is
+    something to learn before the first step. It raises a ValueError that names the missing call where the data's shape
+    does not suffice (one token only, no neighbours).
 
     Parameters
     ----------
@@ -53,6 +62,12 @@ class SpotModel(nn.Module):
     citation: ClassVar[str]
     #: Configs of published recipes, by name.
     presets: ClassVar[dict[str, Any]] = {}
+    #: Fields of :class:`gdml.training.TrainingConfig` in which the model's own recipe differs from ours.
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    #: Parts of a :class:`gdml.models.Batch` that it reads, of tokens, neighbors, counts, nearest.
+    needs: ClassVar[frozenset[str]] = frozenset({"tokens", "neighbors"})
+    #: Image and expression share a space: ``Output.embedding`` and ``embed_expression`` are in it.
+    shared_space: ClassVar[bool] = False
     #: Solved in ``prepare``; there is nothing to iterate.
     closed_form: ClassVar[bool] = False
 
@@ -75,12 +90,15 @@ class SpotModel(nn.Module):
         return config
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Learn constants (scales, means) from the training spots, once, before the first step."""
-        raise NotImplementedError
+        """Learn constants (scales, means, reference banks) from the training spots, once, before the first step."""
 
     def forward(self, batch: Batch) -> Output:
-        """Predict."""
+        """Predict; reads neither ``expression`` nor ``counts``."""
         raise NotImplementedError
+
+    def embed_expression(self, expression: Tensor) -> Tensor:
+        """Expression (N, M) on the training scale to the shared space: (N, d), rows of unit length."""
+        raise NotImplementedError(f"{type(self).__name__} has no space that image and expression share.")
 
     def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
         """Scalars by name; ``"loss"`` is minimised, the others are recorded.

@@ -1,7 +1,7 @@
 """What a model is given: one object for every model, its parts in the field's words."""
 
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,16 +19,39 @@ class Slides:
         (S, 2) int64, row and column of each spot on its slide's grid, from 0.
     lengths
         Number of spots of each slide, in the order of the rows; sums to S.
+    nearest
+        (S, K) int64, rows of the K spots of the same slide that lie nearest to each spot, itself first; on a
+        slide of fewer spots, itself again.
     """
 
     features: Tensor
     grid: Tensor
     lengths: tuple[int, ...]
+    nearest: Tensor | None = None
+
+
+@dataclass
+class Nearest:
+    """The K spots nearest to each spot of a batch, as ``Slides.nearest`` has them.
+
+    Parameters
+    ----------
+    tokens
+        (N, K, T, D) their local tokens.
+    expression
+        (N, K, M) their expression, NaN for spots that are not learnt from; None at prediction.
+    """
+
+    tokens: Tensor
+    expression: Tensor | None = None
 
 
 @dataclass
 class Batch:
     """N spots and everything that a model may ask about them.
+
+    A model names in ``needs`` which of ``tokens``, ``neighbors``, ``counts`` and ``nearest`` it reads; tokens and
+    neighbours that it does not name have no entries (T = 0, K = 0), the others are None.
 
     Parameters
     ----------
@@ -43,7 +66,14 @@ class Batch:
     index
         (N,) int64, row of each spot in ``slides``.
     expression
-        (N, M) expression of the panel genes on the training scale; None at prediction.
+        (N, M) expression of the panel genes on the training scale; None at prediction. Only ``loss`` and
+        ``prepare`` may read it.
+    counts
+        (N, M) float32 raw counts of the panel genes; None at prediction.
+    spot
+        (N,) int64 number of each spot, unique within a run.
+    nearest
+        The spots around each spot.
     """
 
     tokens: Tensor
@@ -52,19 +82,19 @@ class Batch:
     slides: Slides
     index: Tensor
     expression: Tensor | None = None
+    counts: Tensor | None = None
+    spot: Tensor | None = None
+    nearest: Nearest | None = None
+
+    @property
+    def local(self) -> Tensor:
+        """Pooled local features of the spots, (N, D)."""
+        return self.slides.features[self.index]
 
     def to(self, device: torch.device | str) -> Self:
         """Copy the batch to another device."""
-        move = lambda t: t.to(device, non_blocking=True)
-        return replace(
-            self,
-            tokens=move(self.tokens),
-            neighbors=move(self.neighbors),
-            neighbor_mask=move(self.neighbor_mask),
-            slides=Slides(move(self.slides.features), move(self.slides.grid), self.slides.lengths),
-            index=move(self.index),
-            expression=None if self.expression is None else move(self.expression),
-        )
+        move = lambda part: _move(part, device)
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
     def __len__(self) -> int:
         return len(self.index)
@@ -87,3 +117,12 @@ class Output:
     prediction: Tensor
     embedding: Tensor | None = None
     parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _move(part: Any, device: torch.device | str) -> Any:
+    """Copy a tensor, or the tensors of a dataclass, to a device; leave anything else."""
+    if isinstance(part, Tensor):
+        return part.to(device, non_blocking=True)
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{f.name: _move(getattr(part, f.name), device) for f in fields(part)})
+    return part

@@ -76,6 +76,7 @@ class GeneDML(SpotModel):
     config_class = GeneDMLConfig
     citation: ClassVar[str] = "Song, Fan, Chang, Cai (2026), Gene-DML, WACV; arXiv 2507.14670"
     presets: ClassVar[dict[str, Any]] = PRESETS
+    shared_space = True
     config: GeneDMLConfig
 
     def __init__(self, config: GeneDMLConfig, shape: Shape) -> None:
@@ -172,6 +173,12 @@ class GeneDML(SpotModel):
         if not self.training:
             prediction = self._shrink(self._with_linear(prediction, batch))
         return Output(self.target_scale.inverse(prediction.float()), F.normalize(fused.float(), dim=1), parts)
+
+    def embed_expression(self, expression: Tensor) -> Tensor:
+        """Encode expression, as while learning."""
+        if not (self.config.instance_weight or self.config.group_weight):
+            raise ValueError("Both pathways are switched off: this Gene-DML has no shared space. Train it with either.")
+        return self.gene(self.target_scale(expression))
 
     def _with_linear(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Average with the linear path, which is solved once and takes no part in training."""

@@ -37,7 +37,7 @@ def resolve_settings(
     if isinstance(training, TrainingConfig):
         loop = training
     else:
-        loop = make_training_config(preset, dict(training or {}))
+        loop = make_training_config(preset, training, model_class.recipe)
     if max_epochs is not None:
         loop = replace(loop, max_epochs=max_epochs)
     return model_class, make_config(model_class, base, dict(config or {})), loop

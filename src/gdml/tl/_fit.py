@@ -1,7 +1,7 @@
 """Train a model on paired tiles and expression."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -136,7 +136,7 @@ def fit(
     with all_or_nothing(adata, key_added):
         _run_missing_steps(adata, preset, key_added)
         measured = adata.obsm[_keys.measured(key_added)]
-        data: SpotData = _gather(adata, measured, groups, key_added)
+        data: SpotData = _gather(adata, measured, groups, model_class.needs, key_added)
         n_side = int(adata.uns[key_added][_keys.TILES]["n_side"])
         model_config = model_class.adapt(model_config, adata.uns[key_added][_keys.NORMALIZATION])
         split = make_split(data, validation, validation_fraction, groups, seed, n_side)
@@ -200,8 +200,8 @@ def _run_missing_steps(adata: AnnData, preset: str | None, key: str) -> None:
         embed(adata, key=key)
 
 
-def _gather(adata: AnnData, measured: Any, groups: str | None, key: str) -> "SpotData":
-    from ._spots import slide_groups, spot_data
+def _gather(adata: AnnData, measured: Any, groups: str | None, needs: Collection[str], key: str) -> "SpotData":
+    from ._spots import panel_counts, slide_groups, spot_data
 
     values = measured.to_numpy(np.float32)
     absent = ~np.isfinite(values).all(0)
@@ -210,4 +210,6 @@ def _gather(adata: AnnData, measured: Any, groups: str | None, key: str) -> "Spo
             f"obsm[{_keys.measured(key)!r}] has NaN or infinite values in {int(absent.sum())} genes; "
             "call gdml.pp.normalize(adata) again."
         )
-    return spot_data(adata, key=key, expression=values, groups=slide_groups(adata, groups, key=key))[0]
+    layer = adata.uns[key][_keys.NORMALIZATION].get("layer")
+    counts = panel_counts(adata, measured.columns, layer) if "counts" in needs else None
+    return spot_data(adata, key=key, expression=values, counts=counts, groups=slide_groups(adata, groups, key=key))[0]

@@ -112,8 +112,8 @@ def predict(
     with all_or_nothing(adata, key_added):
         _make_features(adata, trained, image, encoder, on, precision, key_added)
         data, order = spot_data(adata, key=key_added)
-        module = fabric.to_device(trained.module)
-        values, embedding = predict_rows(module, data, torch.arange(len(data)), fabric, batch_size=batch_size)
+        fabric.to_device(trained.module)
+        values, embedding = predict_rows(trained.module, data, torch.arange(len(data)), fabric, batch_size=batch_size)
         trained.module.cpu()
     back = np.argsort(order)
     predicted = pd.DataFrame(values.numpy()[back], index=adata.obs_names, columns=pd.Index(trained.panel))

@@ -7,10 +7,12 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy import sparse
 
 from gdml import _keys
 from gdml._errors import some
 from gdml._grid import is_hexagonal
+from gdml.pp._counts import raw_counts
 from gdml.pp._load_features import load_features
 from gdml.pp._validate import libraries, spot_coordinates
 from gdml.training import SpotData
@@ -21,6 +23,7 @@ def spot_data(
     *,
     key: str,
     expression: NDArray[np.float32] | None = None,
+    counts: NDArray[np.float32] | None = None,
     groups: dict[str, str] | None = None,
 ) -> tuple[SpotData, NDArray[np.intp]]:
     """Gather features, geometry and expression of all spots.
@@ -33,6 +36,8 @@ def spot_data(
         Name under which they were.
     expression
         (n_obs, n_genes), rows as in ``adata``.
+    counts
+        (n_obs, n_genes) raw counts.
     groups
         Group of each slide; by default each slide is its own.
 
@@ -59,8 +64,18 @@ def spot_data(
         names=names,
         groups=[groups[name] if groups else name for name in names],
         expression=None if expression is None else torch.from_numpy(expression[order]),
+        counts=None if counts is None else torch.from_numpy(counts[order]),
     )
     return data, order
+
+
+def panel_counts(adata: AnnData, panel: pd.Index, layer: str | None) -> NDArray[np.float32]:
+    """Raw counts of the panel genes, (n_obs, n_panel) float32; zero for genes that ``adata`` lacks."""
+    at = adata.var_names.get_indexer(panel)
+    found = raw_counts(adata, layer)[:, at[at >= 0]]
+    counts = np.zeros((adata.n_obs, len(at)), np.float32)
+    counts[:, at >= 0] = found.toarray() if sparse.issparse(found) else found
+    return counts
 
 
 def grid_positions(adata: AnnData, rows: NDArray[np.intp], xy: NDArray[np.float64], name: str) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from scanpy import logging as logg
 
 if TYPE_CHECKING:
+    from gdml.models import Shape
     from gdml.training import Run, Split, SpotData, TrainingConfig
 
 
@@ -46,6 +47,21 @@ def check_sizes(config: Any, loop: "TrainingConfig", split: "Split | None", data
         )
 
 
+def shape_of(data: "SpotData") -> "Shape":
+    """Sizes that the data give a model."""
+    from gdml.models import Shape
+
+    n_rows, n_cols = (data.grid.amax(0) + 1).tolist()
+    return Shape(
+        dim=data.tokens.shape[2],
+        n_tokens=data.tokens.shape[1],
+        n_side=round(data.neighbors.shape[1] ** 0.5),
+        n_genes=0 if data.expression is None else data.expression.shape[1],
+        n_rows=n_rows,
+        n_cols=n_cols,
+    )
+
+
 def choose_and_train(
     model_class: Any,
     config: Any,
@@ -58,13 +74,9 @@ def choose_and_train(
     """Choose the epoch on the split, then learn from all spots; the last number is the epochs of that."""
     import torch
 
-    from gdml.models import Shape
     from gdml.training import train
 
-    n_side = round(data.neighbors.shape[1] ** 0.5)
-    n_genes = 0 if data.expression is None else data.expression.shape[1]
-    shape = Shape(data.tokens.shape[2], data.tokens.shape[1], n_side, n_genes)
-    make = lambda: model_class(config, shape)
+    make = lambda: model_class(config, shape_of(data))
     everything = torch.arange(len(data))
     if split is None:
         module, run = train(make, data, everything, loop, fabric, seed=seed)

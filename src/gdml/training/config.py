@@ -1,6 +1,7 @@
 """How a model is trained."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ class TrainingConfig:
     slides_per_batch
         A batch's spots come from this many slides at most, whose spots all pass through the slide branch.
     optimizer
-        ``"adamw"`` or ``"adam"``.
+        ``"adamw"``, ``"adam"``, or ``"sgd"`` with momentum 0.9.
     learning_rate
         Reached after ``warmup_steps``.
     warmup_steps
@@ -48,7 +49,7 @@ class TrainingConfig:
     patience: int = 10
     batch_size: int = 128
     slides_per_batch: int = 8
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = 3e-4
     warmup_steps: int = 10
     decay_epochs: int = 1
@@ -69,8 +70,8 @@ class TrainingConfig:
             raise ValueError(f"`learning_rate` must be positive, found {self.learning_rate!r}.")
         if not 0 <= self.average < 1:
             raise ValueError(f"`average` must lie in [0, 1), found {self.average!r}.")
-        if self.optimizer not in ("adamw", "adam"):
-            raise ValueError(f"`optimizer` must be 'adamw' or 'adam', found {self.optimizer!r}.")
+        if self.optimizer not in ("adamw", "adam", "sgd"):
+            raise ValueError(f"`optimizer` must be 'adamw', 'adam' or 'sgd', found {self.optimizer!r}.")
 
     def epochs(self, steps_per_epoch: int) -> int:
         """Give the number of epochs at most, for a data set of that many steps an epoch."""
@@ -98,8 +99,10 @@ _PAPER = TrainingConfig(
 PRESETS = {"her2st": _PAPER, "stnet": _PAPER, "skinst": replace(_PAPER, batch_size=256)}
 
 
-def make_training_config(preset: str | None = None, options: dict[str, Any] | None = None) -> TrainingConfig:
-    """Make settings: those of a preset, or the defaults, with ``options`` in place of some fields.
+def make_training_config(
+    preset: str | None = None, options: Mapping[str, Any] | None = None, recipe: Mapping[str, Any] | None = None
+) -> TrainingConfig:
+    """Make settings: those of a preset, else the defaults with a model's ``recipe``, then ``options``.
 
     Raises
     ------
@@ -108,7 +111,7 @@ def make_training_config(preset: str | None = None, options: dict[str, Any] | No
     """
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"`preset` is {preset!r}. {did_you_mean(preset, PRESETS)}")
-    base = TrainingConfig() if preset is None else PRESETS[preset]
+    base = TrainingConfig(**(recipe or {})) if preset is None else PRESETS[preset]
     names = [f.name for f in fields(TrainingConfig)]
     for option in options or {}:
         if option not in names:

@@ -19,6 +19,8 @@ from gdml.models import SpotModel
 from .config import TrainingConfig
 from .data import SpotData
 
+_MOMENTUM = 0.9
+
 
 @dataclass
 class Run:
@@ -61,7 +63,7 @@ def make_fabric(device: torch.device, *, bf16: bool) -> Fabric:
 
 @torch.inference_mode()
 def predict_rows(
-    model: nn.Module, data: SpotData, rows: Tensor, fabric: Fabric, *, batch_size: int = 512
+    model: SpotModel, data: SpotData, rows: Tensor, fabric: Fabric, *, batch_size: int = 512
 ) -> tuple[Tensor, Tensor | None]:
     """Predict some spots, slide by slide: (N, M) float32 and the (N, d) embedding, in the order of ``rows``.
 
@@ -71,7 +73,7 @@ def predict_rows(
     predictions, embeddings = [], []
     rows, back = rows.sort()
     with fabric.autocast():
-        for batch in data.in_order(rows, batch_size):
+        for batch in data.in_order(rows, batch_size, model.needs):
             output = model(batch.to(fabric.device))
             predictions.append(output.prediction.float().cpu())
             if output.embedding is not None:
@@ -80,7 +82,7 @@ def predict_rows(
     return torch.cat(predictions)[back], torch.cat(embeddings)[back] if embeddings else None
 
 
-def validate(model: nn.Module, data: SpotData, rows: Tensor, fabric: Fabric) -> tuple[NDArray[np.float64], float]:
+def validate(model: SpotModel, data: SpotData, rows: Tensor, fabric: Fabric) -> tuple[NDArray[np.float64], float]:
     """PCC per gene averaged over slides, (M,), and the mean squared error on ``rows``."""
     measured = data.expression[rows].numpy()  # type: ignore[index]
     predicted = predict_rows(model, data, rows, fabric)[0].numpy()
@@ -90,10 +92,12 @@ def validate(model: nn.Module, data: SpotData, rows: Tensor, fabric: Fabric) -> 
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam, or AdamW that decays matrices alone."""
+    """Adam, SGD with momentum 0.9, or AdamW that decays matrices alone."""
     learnt = [p for p in model.parameters() if p.requires_grad]
     if config.optimizer == "adam":
         return torch.optim.Adam(learnt, lr=config.learning_rate)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(learnt, lr=config.learning_rate, momentum=_MOMENTUM)
     groups = [
         {"params": [p for p in learnt if p.ndim == 2], "weight_decay": config.weight_decay},
         {"params": [p for p in learnt if p.ndim != 2], "weight_decay": 0.0},
@@ -180,7 +184,7 @@ class Trainer:
         model.train()
         log: list[dict[str, Tensor]] = []
         for cut in self.data.cuts(self.rows, config.batch_size, self.generator, slides=config.slides_per_batch):
-            batch = self.data.batch(cut).to(self.fabric.device)
+            batch = self.data.batch(cut, model.needs).to(self.fabric.device)
             with self.fabric.autocast():
                 losses = model.loss(batch, model(batch), self.generator)
             self.optimizer.zero_grad()
@@ -248,11 +252,13 @@ def train(
     """
     with seeded(seed, fabric.device) as generator:
         model = make_model()
-        model.prepare(data.in_order(rows, config.batch_size))
+        data = data.learning_from(rows)
+        model.prepare(data.in_order(rows, config.batch_size, model.needs))
         if model.closed_form:
             run = Run()
             if validation is not None:
-                run.validation_pcc, _ = validate(fabric.to_device(model), data, validation, fabric)
+                fabric.to_device(model)
+                run.validation_pcc, _ = validate(model, data, validation, fabric)
             return model.cpu().eval(), run
         trainer = Trainer(model, data, rows, config, fabric, generator)
         run = _iterate(trainer, validation, name)
