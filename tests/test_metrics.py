@@ -3,7 +3,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdml.metrics import gene_ranks, mae_per_gene, mse_per_gene, pcc_a, pcc_h, pearson_per_gene, top_genes
+from scipy import stats
+
+from gdml.metrics import (
+    gene_ranks,
+    mae_per_gene,
+    mse_per_gene,
+    pcc_a,
+    pcc_h,
+    pearson_per_gene,
+    spearman_per_gene,
+    top_genes,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -49,7 +60,20 @@ def test_constant_genes_have_no_correlation():
     assert np.isnan(pearson_per_gene(y[:1], p[:1])).all()
 
 
-@pytest.mark.parametrize("score", [pearson_per_gene, mse_per_gene, mae_per_gene])
+@settings(deadline=None)
+@given(seed=seeds)
+def test_spearman_agrees_with_scipy_with_ties_and_outliers(seed):
+    y, p = _two(seed)
+    y, p = np.round(y), np.round(p, 1)
+    y[3] = 1e6
+    expected = [stats.spearmanr(y[:, g], p[:, g]).statistic for g in range(y.shape[1])]
+    np.testing.assert_allclose(spearman_per_gene(y, p), expected, atol=1e-12)
+    y[:, 0], p[:, 1], y[5, 2] = 2.0, 3.0, np.nan
+    got = spearman_per_gene(y, p)
+    assert np.isnan(got[:3]).all() and np.isfinite(got[3:]).all()
+
+
+@pytest.mark.parametrize("score", [pearson_per_gene, spearman_per_gene, mse_per_gene, mae_per_gene])
 def test_shapes_are_checked(score):
     with pytest.raises(ValueError, match=r"\(3, 2\).*\(2, 3\)"):
         score(np.zeros((3, 2)), np.zeros((2, 3)))

@@ -6,6 +6,7 @@ ranks lowest.
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 __all__ = [
     "gene_ranks",
@@ -15,6 +16,7 @@ __all__ = [
     "pcc_a",
     "pcc_h",
     "pearson_per_gene",
+    "spearman_per_gene",
     "top_genes",
 ]
 
@@ -65,6 +67,30 @@ def pearson_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.fl
     """
     y, p = _pair(measured, predicted)
     return np.clip(np.einsum("ij,ij->j", _centred(y), _centred(p)), -1, 1)
+
+
+def spearman_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+    """Spearman's rank correlation of each gene over the spots of one slide; equal values share their mean rank.
+
+    Parameters
+    ----------
+    measured, predicted
+        Expression, spots x genes.
+
+    Returns
+    -------
+    Length genes, in [-1, 1]; NaN where the measured or the predicted values are constant (to float32
+    precision) or not finite.
+
+    Raises
+    ------
+    ValueError
+        If the two are not spots x genes of the same shape, with one spot at least.
+    """
+    y, p = _pair(measured, predicted)
+    undefined = np.isnan(pearson_per_gene(y, y)) | np.isnan(pearson_per_gene(p, p))
+    found = pearson_per_gene(rankdata(y, axis=0), rankdata(p, axis=0))
+    return np.where(undefined, np.nan, found)
 
 
 def mse_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:

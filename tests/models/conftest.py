@@ -92,7 +92,7 @@ def train_on(spots):
         made = model.adapt(
             make_config(model, None, config or {}), {"order": "all", "target_sum": 1e4, "log": "e", "smooth": False}
         )
-        loop = make_training_config(None, training or {}, model.recipe)
+        loop = make_training_config(model.recipe, training)
         fabric = make_fabric(torch.device("cpu"), bf16=False)
         module, _ = train(lambda: model(made, shape), data, torch.arange(len(data)), loop, fabric, seed=seed)
         return module

@@ -3,7 +3,7 @@ from dataclasses import asdict, fields
 import pytest
 
 from gdml.models._base import config_record, get_model, list_models, make_config
-from gdml.models._gene_dml_config import PRESETS, GeneDMLConfig
+from gdml.models._gene_dml_config import PRESET_RECIPES, PRESETS, GeneDMLConfig
 from gdml.training import make_training_config
 
 #: Settings by data set: supplement of the paper, and the authors' configuration.
@@ -29,7 +29,7 @@ def test_presets_are_the_papers(name):
     assert c.attention_dropout and not c.fusion_residual and not c.detach_centroids
     assert not c.normalize_image and not c.scale_weight and not c.average_scales
     assert not c.input_dropout and not c.token_dropout
-    loop = make_training_config(name)
+    loop = make_training_config(PRESET_RECIPES[name])
     assert (loop.batch_size, loop.max_epochs, loop.patience) == (batch, 200, 20)
     assert (loop.optimizer, loop.learning_rate, loop.weight_decay) == ("adam", 1e-4, 0)
     assert (loop.decay_epochs, loop.decay, loop.warmup_steps) == (20, 0.95, 0)
@@ -37,7 +37,7 @@ def test_presets_are_the_papers(name):
 
 
 def test_every_preset_is_tested():
-    assert set(PRESETS) == set(PAPER)
+    assert set(PRESETS) == set(PRESET_RECIPES) == set(PAPER)
 
 
 @pytest.mark.parametrize(

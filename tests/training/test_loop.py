@@ -343,7 +343,7 @@ def test_bf16_trains_too(data):
 )
 def test_impossible_settings(options, match):
     with pytest.raises(ValueError, match=match):
-        make_training_config(None, options)
+        make_training_config({}, options)
 
 
 def test_epochs_for_small_data_are_more():
@@ -354,8 +354,7 @@ def test_epochs_for_small_data_are_more():
     assert TrainingConfig(max_epochs=7).epochs(1) == 7
 
 
-def test_presets_of_training():
-    assert make_training_config("her2st", {"max_epochs": 3}).max_epochs == 3
-    assert make_training_config("her2st").batch_size == 512
-    with pytest.raises(ValueError, match="`preset` is 'her2'. Did you mean 'her2st'"):
-        make_training_config("her2")
+def test_options_take_precedence_over_a_models_recipe():
+    made = make_training_config({"max_epochs": 200, "batch_size": 512}, {"max_epochs": 3})
+    assert made == TrainingConfig(max_epochs=3, batch_size=512)
+    assert make_training_config() == TrainingConfig()

@@ -64,6 +64,8 @@ class SpotModel(nn.Module):
     presets: ClassVar[dict[str, Any]] = {}
     #: Fields of :class:`gdml.training.TrainingConfig` in which the model's own recipe differs from ours.
     recipe: ClassVar[Mapping[str, Any]] = {}
+    #: The same for each of ``presets``, where the published training is another.
+    preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: Parts of a :class:`gdml.models.Batch` that it reads, of tokens, neighbors, counts, nearest.
     needs: ClassVar[frozenset[str]] = frozenset({"tokens", "neighbors"})
     #: Image and expression share a space: ``Output.embedding`` and ``embed_expression`` are in it.

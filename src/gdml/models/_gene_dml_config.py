@@ -210,3 +210,20 @@ PRESETS = {
         n_groups=25,
     ),
 }
+
+#: The paper's training: Adam 1e-4, x0.95 every 20 epochs, 200 epochs, patience 20, the authors' batch sizes.
+_PAPER_RECIPE = {
+    "max_epochs": 200,
+    "patience": 20,
+    "batch_size": 512,
+    "optimizer": "adam",
+    "learning_rate": 1e-4,
+    "warmup_steps": 0,
+    "decay_epochs": 20,
+    "decay": 0.95,
+    "weight_decay": 0.0,
+    "clip": 0.0,
+    "average": 0.0,
+    "refit": False,
+}
+PRESET_RECIPES = {"her2st": _PAPER_RECIPE, "stnet": _PAPER_RECIPE, "skinst": {**_PAPER_RECIPE, "batch_size": 256}}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ._base import Shape, SpotModel
-from ._gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESETS, GeneDMLConfig
+from ._gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESET_RECIPES, PRESETS, GeneDMLConfig
 from .batch import Batch, Output
 from .branches import NeighborTransformer, ScaleFusion, SlideTransformer
 from .contrast import group_loss, instance_loss
@@ -76,6 +76,7 @@ class GeneDML(SpotModel):
     config_class = GeneDMLConfig
     citation: ClassVar[str] = "Song, Fan, Chang, Cai (2026), Gene-DML, WACV; arXiv 2507.14670"
     presets: ClassVar[dict[str, Any]] = PRESETS
+    preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESET_RECIPES
     shared_space = True
     config: GeneDMLConfig
 

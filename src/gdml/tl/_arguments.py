@@ -37,7 +37,8 @@ def resolve_settings(
     if isinstance(training, TrainingConfig):
         loop = training
     else:
-        loop = make_training_config(preset, training, model_class.recipe)
+        recipe = model_class.recipe if preset is None else model_class.preset_recipes.get(preset, model_class.recipe)
+        loop = make_training_config(recipe, training)
     if max_epochs is not None:
         loop = replace(loop, max_epochs=max_epochs)
     return model_class, make_config(model_class, base, dict(config or {})), loop

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from gdml._errors import did_you_mean
@@ -80,40 +80,18 @@ class TrainingConfig:
         return max(_EPOCHS, math.ceil(_STEPS / steps_per_epoch))
 
 
-#: The paper's recipe: Adam 1e-4, x0.95 every 20 epochs, 200 epochs, patience 20, the authors' batch sizes.
-_PAPER = TrainingConfig(
-    max_epochs=200,
-    patience=20,
-    batch_size=512,
-    optimizer="adam",
-    learning_rate=1e-4,
-    warmup_steps=0,
-    decay_epochs=20,
-    decay=0.95,
-    weight_decay=0.0,
-    clip=0.0,
-    average=0.0,
-    refit=False,
-)
-
-PRESETS = {"her2st": _PAPER, "stnet": _PAPER, "skinst": replace(_PAPER, batch_size=256)}
-
-
 def make_training_config(
-    preset: str | None = None, options: Mapping[str, Any] | None = None, recipe: Mapping[str, Any] | None = None
+    recipe: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
 ) -> TrainingConfig:
-    """Make settings: those of a preset, else the defaults with a model's ``recipe``, then ``options``.
+    """Make settings: the defaults, with a model's ``recipe`` in place of some, then ``options``.
 
     Raises
     ------
     ValueError
-        If the preset or an option is unknown.
+        If an option is unknown.
     """
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"`preset` is {preset!r}. {did_you_mean(preset, PRESETS)}")
-    base = TrainingConfig(**(recipe or {})) if preset is None else PRESETS[preset]
     names = [f.name for f in fields(TrainingConfig)]
     for option in options or {}:
         if option not in names:
             raise ValueError(f"`training` has no field {option!r}. {did_you_mean(option, names)}")
-    return replace(base, **(options or {}))
+    return TrainingConfig(**{**(recipe or {}), **(options or {})})
