@@ -4,6 +4,8 @@ Song et al., WACV 2026, section 3.1; the neighbour and slide transformers follow
 (Chung et al., CVPR 2024), on which the paper builds.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -73,6 +75,40 @@ class GridPosition(nn.Module):
         return x + self.conv(dense).permute(0, 2, 3, 1)[where].to(x.dtype)
 
 
+class Packing:
+    """Slides side by side, padded to the longest: (S, D) rows, one slide after the other, to (B, L, D) and back.
+
+    ``bias`` keeps attention off the padding, (B, 1, 1, L); None where all slides are of one length.
+
+    Parameters
+    ----------
+    lengths
+        Rows of each of the B slides.
+    device
+        Device of the rows.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self.lengths = list(lengths)
+        self.inside: Tensor | None = None
+        self.bias: Tensor | None = None
+        if len(set(lengths)) > 1:
+            steps = torch.arange(max(lengths), device=device)
+            self.inside = steps < torch.tensor(self.lengths, device=device)[:, None]
+            outside = torch.zeros(self.inside.shape, device=device).masked_fill_(~self.inside, float("-inf"))
+            self.bias = outside[:, None, None, :]
+
+    def pack(self, rows: Tensor) -> Tensor:
+        """(S, D) -> (B, L, D)."""
+        if self.inside is None:
+            return rows.view(len(self.lengths), self.lengths[0], -1)
+        return pad_sequence(list(rows.split(self.lengths)), batch_first=True)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(B, L, D) -> (S, D)."""
+        return packed.flatten(0, 1) if self.inside is None else packed[self.inside]
+
+
 class SlideTransformer(nn.Module):
     """Self-attention among all spots of a slide; several slides go through in one call.
 
@@ -96,27 +132,13 @@ class SlideTransformer(nn.Module):
         """(S, D) features of all spots of ``slides`` -> (S, D)."""
         lengths = slides.lengths
         slide = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(x.device)
-        inside = bias = None
-        if len(set(lengths)) > 1:  # padding is needed, and must not be attended to
-            steps = torch.arange(max(lengths), device=x.device)
-            inside = steps < torch.tensor(lengths, device=x.device)[:, None]
-            bias = torch.zeros(inside.shape, dtype=x.dtype, device=x.device).masked_fill_(~inside, float("-inf"))
-            bias = bias[:, None, None, :]
-
-        def pack(flat: Tensor) -> Tensor:
-            if inside is None:
-                return flat.view(len(lengths), lengths[0], -1)
-            return pad_sequence(list(flat.split(lengths)), batch_first=True)
-
-        def unpack(packed: Tensor) -> Tensor:
-            return packed.flatten(0, 1) if inside is None else packed[inside]
-
+        packing = Packing(lengths, x.device)
         first, *others = self.blocks
-        x = unpack(first(pack(x), bias))
-        x = pack(self.position(x, slide, slides.grid))
+        x = packing.unpack(first(packing.pack(x), packing.bias))
+        x = packing.pack(self.position(x, slide, slides.grid))
         for block in others:
-            x = block(x, bias)
-        return self.norm(unpack(x))
+            x = block(x, packing.bias)
+        return self.norm(packing.unpack(x))
 
 
 class ScaleFusion(nn.Module):
