@@ -1,0 +1,208 @@
+"""TRIPLEX: three resolutions, fused by cross-attention (Chung, Ha, Im, Lee; CVPR 2024; arXiv 2403.07592)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from gdml._errors import did_you_mean
+
+from ._base import Shape, SpotModel
+from .batch import Batch, Output
+from .branches import NeighborTransformer, SlideTransformer
+from .cross_attention import CrossBlock, masked_mean
+from .scales import FEATURES, TARGETS, Scalers
+
+BRANCHES = ("target", "neighbor", "global")
+
+
+@dataclass(frozen=True)
+class TriplexConfig:
+    """Settings of TRIPLEX; the defaults are the paper's for HER2ST.
+
+    Parameters
+    ----------
+    width
+        Token width of all branches, to which the features are projected (paper: 512, that of its encoder).
+    neighbor_depth, neighbor_heads, neighbor_mlp, neighbor_dropout
+        Transformer over the neighbour tiles: layers, heads, width of the feed-forward layers as a multiple of
+        ``width``, and rate.
+    global_depth, global_heads, global_mlp, global_dropout
+        Transformer over the spots of a slide.
+    fusion_depth, fusion_heads, fusion_mlp, fusion_dropout
+        Cross-attention of the global token to those of the other branches.
+    cross_attention
+        One module for target and neighbour tokens (``"shared"``, authors' code), or one each (``"separate"``).
+    distillation
+        Share of a branch's supervision that comes from the fused prediction (lambda of the paper).
+    detach_teacher
+        Stop gradients at the fused prediction in that part (the authors' code does not: the fused prediction
+        is drawn towards the branches as well).
+    features
+        Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
+    targets
+        Scale on which expression is learnt: ``"center"``, less each gene's training mean, ``"standardize"``,
+        divided by its standard deviation too, or ``"raw"`` (paper).
+    """
+
+    width: int = 512
+    neighbor_depth: int = 4
+    neighbor_heads: int = 4
+    neighbor_mlp: int = 4
+    neighbor_dropout: float = 0.3
+    global_depth: int = 5
+    global_heads: int = 8
+    global_mlp: int = 4
+    global_dropout: float = 0.3
+    fusion_depth: int = 1
+    fusion_heads: int = 8
+    fusion_mlp: int = 4
+    fusion_dropout: float = 0.4
+    cross_attention: Literal["shared", "separate"] = "shared"
+    distillation: float = 0.3
+    detach_teacher: bool = False
+    features: Literal["standardize", "raw"] = "standardize"
+    targets: Literal["center", "standardize", "raw"] = "center"
+
+    def __post_init__(self) -> None:
+        choices = {"cross_attention": ("shared", "separate"), "features": FEATURES, "targets": TARGETS}
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), allowed)}")
+        for part in ("neighbor", "global", "fusion"):
+            if getattr(self, f"{part}_depth") < 1:
+                raise ValueError(f"`{part}_depth` must be 1 or more, found {getattr(self, f'{part}_depth')}.")
+            heads = getattr(self, f"{part}_heads")
+            if heads < 1 or self.width % heads:
+                raise ValueError(f"`{part}_heads` must divide `width`: found {heads} heads for width {self.width}.")
+        if not 0 <= self.distillation <= 1:
+            raise ValueError(f"`distillation` must lie in [0, 1], found {self.distillation}.")
+
+
+#: The authors' configurations, by data set.
+_HER2ST = TriplexConfig()
+PRESETS = {
+    "her2st": _HER2ST,
+    "stnet": replace(
+        _HER2ST,
+        neighbor_heads=8,
+        global_depth=3,
+        global_mlp=2,
+        global_dropout=0.1,
+        fusion_depth=3,
+        fusion_heads=16,
+    ),
+    "skinst": replace(
+        _HER2ST,
+        neighbor_heads=16,
+        neighbor_mlp=1,
+        global_depth=2,
+        global_heads=16,
+        global_mlp=1,
+        global_dropout=0.1,
+        fusion_depth=2,
+        fusion_dropout=0.1,
+    ),
+}
+
+
+class Triplex(SpotModel):
+    """TRIPLEX: target tokens, a transformer over the neighbour tiles, and one over the slide's spots.
+
+    The spot's token of the slide transformer attends to the target tokens and to the neighbour tokens; the
+    sum of both answers predicts the expression. Each branch predicts it too, from the mean of its own tokens,
+    and learns from the measured expression and from the fused prediction.
+
+    Parameters
+    ----------
+    config
+        Sizes and switches.
+    shape
+        Sizes of the data.
+    """
+
+    config_class = TriplexConfig
+    citation: ClassVar[str] = "Chung, Ha, Im, Lee (2024), TRIPLEX, CVPR; arXiv 2403.07592"
+    presets: ClassVar[dict[str, Any]] = PRESETS
+    recipe = {
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "batch_size": 128,
+        "max_epochs": 200,
+        "patience": 20,
+        "warmup_steps": 0,
+        "decay_epochs": 50,
+        "decay": 0.9,
+        "weight_decay": 0.0,
+        "clip": 0.0,
+        "average": 0.0,
+    }
+    config: TriplexConfig
+
+    def __init__(self, config: TriplexConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        if shape.n_tokens < 2:
+            raise ValueError(
+                "TRIPLEX attends to the local tokens of a tile, and there is one: call gdml.pp.embed(adata, "
+                'tokens="grid7").'
+            )
+        if shape.n_side < 2:
+            raise ValueError("TRIPLEX needs neighbour tiles: call gdml.pp.tile(adata, n_side=5) and embed again.")
+        c, d, m = config, config.width, shape.n_genes
+        self.scalers = Scalers(shape.dim, m, c.features, c.targets)
+        self.project = nn.ModuleDict({name: nn.Linear(shape.dim, d) for name in BRANCHES})
+        self.neighbor = NeighborTransformer(
+            d, shape.n_side, c.neighbor_depth, c.neighbor_heads, c.neighbor_mlp, c.neighbor_dropout
+        )
+        self.slide = SlideTransformer(d, c.global_depth, c.global_heads, c.global_mlp, c.global_dropout)
+        modules = [
+            CrossBlock(d, c.fusion_depth, c.fusion_heads, c.fusion_mlp, c.fusion_dropout)
+            for _ in range(1 if c.cross_attention == "shared" else 2)
+        ]
+        self.fusion = nn.ModuleList(modules)
+        self.norm = nn.LayerNorm(d)
+        self.head = nn.Linear(d, m)
+        self.heads = nn.ModuleDict({name: nn.Linear(d, m) for name in BRANCHES})
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Take the scales of features and expression from the training spots."""
+        self.scalers.prepare(batches)
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict, (N, M)."""
+        local, neighbors = self.scalers.local_and_neighbors(batch)
+        mask = batch.neighbor_mask
+        target = self.project["target"](local)
+        neighbor = self.neighbor(self.project["neighbor"](neighbors), mask)
+        spots = self.project["global"](self.scalers.pooled(batch.slides.features))
+        of_slide = self.slide(batch.slides, spots)[batch.index]
+
+        to_target, to_neighbor = self.fusion[0], self.fusion[-1]
+        query = of_slide[:, None]
+        fused = self.norm((to_target(query, target) + to_neighbor(query, neighbor, mask))[:, 0])
+        means = {"target": target.mean(1), "neighbor": masked_mean(neighbor, mask), "global": of_slide}
+        prediction = self.head(fused)
+        parts = {name: self.heads[name](x) for name, x in means.items()}
+        return Output(self.scalers.target.inverse(prediction.float()), None, {"fused": prediction, **parts})
+
+    def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
+        """Squared error of the fused prediction, and of each branch's with the expression and with the fused one."""
+        if batch.expression is None:
+            raise ValueError("The batch has no expression to learn from.")
+        share = self.config.distillation
+        y = self.scalers.target(batch.expression)
+        with torch.autocast(y.device.type, enabled=False):
+            fused = output.parts["fused"].float()
+            teacher = fused.detach() if self.config.detach_teacher else fused
+            losses = {"loss_pred": F.mse_loss(fused, y)}
+            for name in BRANCHES:
+                branch = output.parts[name].float()
+                losses[f"loss_{name}"] = (1 - share) * F.mse_loss(branch, y) + share * F.mse_loss(branch, teacher)
+            return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+
+MODELS = {"triplex": Triplex}
