@@ -31,7 +31,7 @@ NAMES = {"pcc_a": "PCC(A)", "pcc_h": "PCC(H)", "pcc_h_best": "PCC(H), test-ranke
 LABELS = {"unsmoothed": {"smooth": False}, "smoothed": {"smooth": True}, "paper": {"normalization": "paper"}}
 #: The recipes that are compared: name in the table, model, options of fit, seeds matter.
 MODELS = {
-    "ridge": ("ridge", {}, False),
+    "ridge": ("ridge", {"config": {"selection": "gcv"}}, False),
     "ridge, penalty by stripes": ("ridge", {"config": {"selection": "stripes"}}, False),
     "Gene-DML": ("gene-dml", {}, True),
     "Gene-DML, paper's recipe": ("gene-dml", {"preset": "her2st", "max_epochs": 60}, True),

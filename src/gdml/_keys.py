@@ -27,6 +27,11 @@ def embedding(name: str) -> str:
     return f"X_{name}"
 
 
+def of_model(label: str, key: str = KEY) -> str:
+    """Obsm, layers, uns: predictions of one of several models."""
+    return f"{key}_{label}".replace("/", "_")
+
+
 def measured(key: str = KEY) -> str:
     """Obsm: DataFrame, normalised measured expression of the panel genes."""
     return f"{key}_measured"

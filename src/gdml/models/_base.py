@@ -91,6 +91,17 @@ class SpotModel(nn.Module):
         """
         return config
 
+    @classmethod
+    def published_grids(cls, config: Any) -> dict[str, dict[Any, dict[str, Any]]]:
+        """Ablations of the model's paper: by the name of a setting, changes of ``config`` by the value they stand for.
+
+        Parameters
+        ----------
+        config
+            Instance of ``config_class`` that is varied.
+        """
+        return {}
+
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Learn constants (scales, means, reference banks) from the training spots, once, before the first step."""
 

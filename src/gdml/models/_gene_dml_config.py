@@ -1,7 +1,7 @@
 """Settings of Gene-DML, and the paper's by data set."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from gdml._errors import did_you_mean
 
@@ -227,3 +227,28 @@ _PAPER_RECIPE = {
     "refit": False,
 }
 PRESET_RECIPES = {"her2st": _PAPER_RECIPE, "stnet": _PAPER_RECIPE, "skinst": {**_PAPER_RECIPE, "batch_size": 256}}
+
+#: k in tables 9 (HER2ST), 13 (STNet) and 4 (skinST), by the k that was chosen.
+_K = {18: (15, 16, 18, 20), 90: (80, 90, 100), 25: (15, 20, 25, 30)}
+
+
+def published_grids(config: GeneDMLConfig) -> dict[str, dict[Any, dict[str, Any]]]:
+    """Ablations of the paper: pathways (tables 3, 8, 12), k (4, 9, 13), lambda (5, 10, 14), tau_IG (6, 11, 15).
+
+    lambda is the weight of the group loss over that of the instance loss, so that it means the same where both are
+    scaled down.
+    """
+    instance, group = config.instance_weight, config.group_weight
+    pathways = {
+        "neither": {"instance_weight": 0.0, "group_weight": 0.0},
+        "instance": {"instance_weight": instance, "group_weight": 0.0},
+        "group": {"instance_weight": 0.0, "group_weight": group},
+        "both": {"instance_weight": instance, "group_weight": group},
+    }
+    ratio = lambda value: round(value * (instance or 1.0), 12)
+    return {
+        "pathways": pathways,
+        "k": {k: {"n_groups": k} for k in _K.get(config.n_groups, _K[18])},
+        "lambda": {value: {"group_weight": ratio(value)} for value in (0.3, 0.5, 0.8, 1.0)},
+        "tau_IG": {value: {"group_tau": value} for value in (0.05, 0.07, 0.1)},
+    }

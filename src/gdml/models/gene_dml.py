@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ._base import Shape, SpotModel
-from ._gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESET_RECIPES, PRESETS, GeneDMLConfig
+from ._gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESET_RECIPES, PRESETS, GeneDMLConfig, published_grids
 from .batch import Batch, Output
 from .branches import NeighborTransformer, ScaleFusion, SlideTransformer
 from .contrast import group_loss, instance_loss
@@ -120,6 +120,11 @@ class GeneDML(SpotModel):
             return config
         as_paper = normalization["order"] == "panel" and normalization["smooth"]
         return replace(config, gene_specific=PAPER_LABELS_GENE_SPECIFIC if as_paper else 1.0)
+
+    @classmethod
+    def published_grids(cls, config: GeneDMLConfig) -> dict[str, dict[Any, dict[str, Any]]]:
+        """Tables 3 to 6 and 8 to 15 of the paper."""
+        return published_grids(config)
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Scale features and targets by the moments of the training spots, as the config says."""

@@ -57,7 +57,9 @@ class RidgeMap(nn.Module):
         """Predict."""
         return self.standardize(x) @ self.weight.T + self.bias
 
-    def solve(self, x: Tensor, y: Tensor, alphas: Sequence[float], folds: Tensor | None = None) -> None:
+    def solve(
+        self, x: Tensor, y: Tensor, alphas: Sequence[float], folds: Tensor | None = None, *, n_components: int = 0
+    ) -> None:
         """Take the penalty that predicts best, and solve with it.
 
         Parameters
@@ -71,15 +73,41 @@ class RidgeMap(nn.Module):
         folds
             (n,) fold of each row: each is predicted from the others. None: generalised cross-validation
             (Golub, Heath, Wahba 1979), which takes neighbouring spots for independent.
+        n_components
+            Principal components of the standardised inputs that are kept; 0 for all.
         """
-        self.standardize.fit([x])
-        inputs, outputs = self.standardize(x).double(), y.double()
+        inputs, onto = self._components(x, n_components)
+        outputs = y.double()
         if folds is not None:
             alphas = [_best_alpha(inputs, outputs, alphas, folds)]
         solved = RidgeCV(alphas=alphas).fit(inputs.numpy(), outputs.numpy())
-        self.weight.copy_(torch.from_numpy(solved.coef_.reshape(self.weight.shape)))
+        self.weight.copy_(torch.from_numpy(solved.coef_.reshape(len(self.weight), -1)) @ onto)
         self.bias.copy_(torch.from_numpy(np.atleast_1d(solved.intercept_)))
         self.alpha.fill_(float(solved.alpha_))
+
+    def solve_hest(self, x: Tensor, y: Tensor, n_components: int) -> None:
+        """Solve with the fixed penalty of the HEST benchmark, 100 / (width M), and without an intercept.
+
+        Its script divides by the number of inputs and of genes; the level of a gene is not learnt, since the inputs
+        are centred.
+        """
+        inputs, onto = self._components(x, n_components)
+        outputs = y.double()
+        alpha = 100 / (inputs.shape[1] * outputs.shape[1])
+        penalty = alpha * torch.eye(inputs.shape[1], dtype=torch.float64)
+        weight = torch.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ outputs)
+        self.weight.copy_(weight.T @ onto)
+        self.bias.zero_()
+        self.alpha.fill_(alpha)
+
+    def _components(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Give inputs on their first n principal axes, and the axes, (n, n_in) float64; all inputs for n = 0."""
+        self.standardize.fit([x])
+        inputs = self.standardize(x).double()
+        if not n or n >= min(inputs.shape):
+            return inputs, torch.eye(inputs.shape[1], dtype=torch.float64)
+        onto = torch.linalg.svd(inputs - inputs.mean(0), full_matrices=False)[2][:n]
+        return inputs @ onto.T, onto
 
 
 def _best_alpha(x: Tensor, y: Tensor, alphas: Sequence[float], folds: Tensor) -> float:

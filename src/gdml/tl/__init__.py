@@ -1,19 +1,24 @@
-"""Tools: train a model, predict, evaluate."""
+"""Tools: train a model, predict, evaluate, compare."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._ablate import ablate
+    from ._comparison import Comparison
+    from ._cross_validate import cross_validate
     from ._evaluate import evaluate
     from ._fit import fit
     from ._predict import predict
 
-__all__ = ["evaluate", "fit", "predict"]
+__all__ = ["Comparison", "ablate", "cross_validate", "evaluate", "fit", "predict"]
+
+_MODULES = {name: f"_{name.lower()}" for name in __all__}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module(f"._{name}", __name__), name)
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

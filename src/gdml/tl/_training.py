@@ -93,6 +93,7 @@ def choose_and_train(
     except KeyboardInterrupt:  # before its first epoch was over
         interrupted = True
     if interrupted:
+        run.interrupted = True
         logg.warning("fit: interrupted; the best epoch is kept, trained without the validation spots.")
         return module, run, run.best_epoch
     return refitted, run, len(final.history.get("epoch", ()))
