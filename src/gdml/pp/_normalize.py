@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
 from scipy import sparse
 
 from gdml import _keys
@@ -139,8 +140,22 @@ def measured_expression(
     *,
     layer: str | None = None,
     library_key: str = _keys.LIBRARY,
+    columns: NDArray[np.intp] | None = None,
 ) -> pd.DataFrame:
     """Normalised expression of the named genes; nothing is written.
+
+    Parameters
+    ----------
+    adata
+        Raw counts.
+    genes
+        Names of the result's columns.
+    normalization
+        The scale.
+    layer, library_key
+        As in :func:`normalize`.
+    columns
+        Column of each gene, -1 where absent. By default genes are found by ``var_names``.
 
     Returns
     -------
@@ -156,7 +171,8 @@ def measured_expression(
     names = pd.Index(genes)
     counts = raw_counts(adata, layer)
     neighbors = _neighbors(adata, library_key) if normalization.smooth else None
-    values = normalize_counts(counts, adata.var_names.get_indexer(names), normalization, neighbors)
+    at = adata.var_names.get_indexer(names) if columns is None else columns
+    values = normalize_counts(counts, at, normalization, neighbors)
     return pd.DataFrame(values, index=adata.obs_names, columns=names)
 
 

@@ -1,5 +1,6 @@
 """How well predictions match what was measured."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,13 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from gdml import _keys, metrics
-from gdml._errors import count, some
+from gdml._errors import count
 from gdml.expression import Normalization
 from gdml.pp._counts import library_of_each_spot
 from gdml.pp._normalize import measured_expression, record_measured
 from gdml.pp._validate import check_adata
+
+from ._genes import GeneMatch, match_genes, recorded_key, why_none
 
 ALL = "all"
 
@@ -23,6 +26,7 @@ def evaluate(
     key: str = _keys.KEY,
     layer: str | None = None,
     library_key: str | None = None,
+    gene_key: str | None = None,
     n_high: int = 50,
 ) -> pd.DataFrame:
     """Score predicted expression against the measured counts, gene by gene and slide by slide.
@@ -30,7 +34,7 @@ def evaluate(
     The counts are brought to the scale that the model was trained on. Correlations are taken over the spots of
     one slide, then averaged over genes, then over slides. A gene with constant values in a slide has no
     correlation: it is left out of the means, ranks lowest, and is counted. Panel genes that were not measured
-    are counted, and the rest is scored.
+    are counted, and the rest is scored; a gene whose name several genes bear counts as not measured.
 
     Parameters
     ----------
@@ -43,6 +47,9 @@ def evaluate(
     library_key
         Column of ``adata.obs`` with the slide of each spot. By default the one that :func:`gdml.pp.tile`
         recorded, else ``'library_id'``.
+    gene_key
+        Column of ``adata.var`` with the names by which measured genes are matched to the panel, or ``"var_names"``,
+        as in :func:`gdml.tl.predict`. By default the one that it recorded.
     n_high
         Number of genes of ``pcc_h_best``.
 
@@ -79,9 +86,14 @@ def evaluate(
     Raises
     ------
     KeyError
-        If there are no predictions under ``key``.
+        If there are no predictions under ``key``, or ``gene_key`` is no column of ``var``.
     ValueError
         If none of the panel genes was measured, or the counts are not raw counts.
+
+    Warns
+    -----
+    UserWarning
+        If the model's normalisation scales spots by their total over the panel, and panel genes were not measured.
 
     Notes
     -----
@@ -106,14 +118,17 @@ def evaluate(
     if library_key is None:
         library_key = str(stored.get(_keys.TILES, {}).get("library_key", _keys.LIBRARY))
     genes = predicted.columns
-    present = genes.isin(adata.var_names)
-    if not present.any():
-        raise ValueError(
-            f"None of the {len(genes)} panel genes ({some(genes)}) is in `adata.var_names` ({some(adata.var_names)}): "
-            "there is nothing to score. Genes are matched by name; are these symbols in one and identifiers in the other?"
-        )
+    before = recorded_key(adata, stored.get(_keys.PREDICT, {}).get("gene_key"))
+    match = match_genes(adata, genes, gene_key or before)
+    if not match.n and gene_key is None:  # names have changed since
+        match = match_genes(adata, genes)
+    present = match.present
+    if not match.n:
+        raise ValueError(f"There is nothing to score. {why_none(adata, genes, gene_key)}")
     norm = Normalization.from_dict(record)
-    measured = measured_expression(adata, genes, norm, layer=layer, library_key=library_key)
+    measured = measured_expression(adata, genes, norm, layer=layer, library_key=library_key, columns=match.columns)
+    if norm.order == "panel" and not present.all():
+        _warn_of_another_total(match)
     library = library_of_each_spot(adata, library_key)
 
     scored = genes[present]
@@ -126,7 +141,9 @@ def evaluate(
 
     record_measured(adata, measured, norm, layer=layer, key_added=key)
     for name, value in {"pcc": metrics.nan_mean(pcc, 0), "mse": mse, "mae": mae}.items():
-        adata.var[_keys.score(name, key)] = pd.Series(value, index=scored).reindex(adata.var_names)
+        column = np.full(adata.n_vars, np.nan)
+        column[match.columns[present]] = value
+        adata.var[_keys.score(name, key)] = column
     adata.uns[key][_keys.EVALUATE] = {
         "summary": summary,
         "pcc": pcc,
@@ -135,10 +152,21 @@ def evaluate(
     }
     overall = summary.loc[ALL]
     logg.info(
-        f"PCC(A) {overall['pcc_a']:.3f}, MSE {overall['mse']:.3f} over {count(len(scored), 'gene')} and {count(len(slides), 'slide')}; "
-        f"per gene in .var[{_keys.score('pcc', key)!r}]"
+        f"PCC(A) {overall['pcc_a']:.3f}, MSE {overall['mse']:.3f} over {count(len(slides), 'slide')} and {count(len(scored), 'gene')} "
+        f"({match}); per gene in .var[{_keys.score('pcc', key)!r}]"
     )
     return summary.copy()
+
+
+def _warn_of_another_total(match: GeneMatch) -> None:
+    n_panel = len(match.columns)
+    warnings.warn(
+        f"{n_panel - match.n} of {n_panel} panel genes were not measured, and the model's normalisation scales each spot "
+        f'by its total over the panel (order="panel"): here that is a total of {match.n} genes, so measured values '
+        "are on a higher scale than predictions. Correlations bear that, MSE and MAE do not.",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _predictions(adata: AnnData, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:

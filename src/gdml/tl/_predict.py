@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from gdml import _keys
-from gdml._errors import some
 from gdml._settings import settings
-from gdml.pp import embed, tile
 from gdml.pp._undo import all_or_nothing
 from gdml.pp._validate import check_adata, spot_coordinates
 
+from ._features import make_features
+from ._genes import GeneMatch, match_genes, why_none
 from ._record import versions
 from ._spots import spot_data
 
@@ -35,6 +35,7 @@ def predict(
     device: "str | torch.device" = "auto",
     precision: "Precision" = "auto",
     batch_size: int = 512,
+    gene_key: str | None = None,
     key_added: str = _keys.KEY,
     copy: bool = False,
 ) -> AnnData | None:
@@ -58,6 +59,10 @@ def predict(
         As in :func:`gdml.tl.fit`.
     batch_size
         Spots that are predicted at once.
+    gene_key
+        Column of ``adata.var`` with the names by which measured genes are matched to the panel, such as
+        ``"gene_ids"``, or ``"var_names"``. None: ``var_names``, or the column of text by which more of the panel is
+        found. Versions of Ensembl ids are left aside; a name that several genes bear is not matched.
     key_added
         Name under which tiles, features and results are stored.
     copy
@@ -70,17 +75,18 @@ def predict(
     ``.obsm['gdml']`` : DataFrame, float32, n_obs x panel
         Predicted expression of all panel genes, on the scale in ``.uns['gdml']['predict']['normalization']``.
     ``.layers['gdml']`` : float32, n_obs x n_vars
-        The same for those panel genes that are in ``var_names``, NaN elsewhere. Not written (with a warning)
-        where it would exceed ``gdml.settings.max_layer_gb``, or where no gene matches.
+        The same for those panel genes that ``adata`` has, NaN elsewhere. Not written (with a warning) where it
+        would exceed ``gdml.settings.max_layer_gb``, or where no gene matches.
     ``.obsm['X_gdml']`` : float32, (n_obs, d)
         Embedding in the model's shared space, rows of unit length, where the model has one.
     ``.uns['gdml']['predict']`` : dict
-        ``model``, ``name``, ``panel``, ``normalization``, ``high_genes``, ``n_matched``, ``versions``.
+        ``model``, ``name``, ``weights`` (hash), ``panel``, ``normalization``, ``high_genes``, ``n_matched``,
+        ``gene_key`` that genes were matched by, ``versions``.
 
     Raises
     ------
     KeyError
-        If coordinates are missing, or no model is given and none was fitted.
+        If coordinates are missing, no model is given and none was fitted, or ``gene_key`` is no column of ``var``.
     ValueError
         If ``adata`` is a view or backed, or its features come from another encoder than the model's.
     FileNotFoundError
@@ -98,7 +104,7 @@ def predict(
     import torch
 
     from gdml.encoders._device import resolve_device, use_bf16
-    from gdml.training import make_fabric, predict_rows
+    from gdml.training import make_fabric, predict_rows, weights_digest
 
     check_adata(adata, copy=copy)
     spot_coordinates(adata, adata.uns.get(key_added, {}).get(_keys.TILES, {}).get("spatial_key", _keys.SPATIAL))
@@ -106,11 +112,12 @@ def predict(
     fabric = make_fabric(on, bf16=use_bf16(on, precision))
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a whole number of at least 1, found {batch_size!r}.")
-    trained, path = _model(adata, model, key_added)
+    trained, path = find_model(adata, model, key_added)
+    match = match_genes(adata, trained.panel, gene_key)
     if copy:
         adata = adata.copy()
     with all_or_nothing(adata, key_added):
-        _make_features(adata, trained, image, encoder, on, precision, key_added)
+        make_features(adata, trained, image, encoder, on, precision, key_added)
         data, order = spot_data(adata, key=key_added)
         fabric.to_device(trained.module)
         values, embedding = predict_rows(trained.module, data, torch.arange(len(data)), fabric, batch_size=batch_size)
@@ -121,27 +128,26 @@ def predict(
     adata.obsm[key_added] = predicted
     if embedding is not None:
         adata.obsm[_keys.embedding(key_added)] = embedding.numpy()[back]
-    matched = _write_layer(adata, predicted, key_added)
+    _write_layer(adata, predicted, match, gene_key, key_added)
     adata.uns[key_added] = {
         **adata.uns[key_added],
         _keys.PREDICT: {
             "model": path,
             "name": trained.name,
+            "weights": weights_digest(trained.module),
             "panel": np.array(trained.panel, dtype=object),
             "normalization": dict(trained.normalization),
             "high_genes": np.array(trained.high_genes, dtype=object),
-            "n_matched": matched,
+            "n_matched": match.n,
+            "gene_key": match.gene_key,
             "versions": versions(),
         },
     }
-    logg.info(
-        f"predict: {len(trained.panel)} genes at {adata.n_obs} spots in obsm[{key_added!r}]; "
-        f"{matched} of them are in var_names"
-    )
+    logg.info(f"predict: {len(trained.panel)} genes at {adata.n_obs} spots in obsm[{key_added!r}]; {match}")
     return adata if copy else None
 
 
-def _model(adata: AnnData, model: Any, key: str) -> tuple["TrainedModel", str]:
+def find_model(adata: AnnData, model: Any, key: str) -> tuple["TrainedModel", str]:
     """Find the model, and say where it is saved."""
     from gdml.training import TrainedModel, load
 
@@ -160,88 +166,14 @@ def _model(adata: AnnData, model: Any, key: str) -> tuple["TrainedModel", str]:
     return load(model), os.path.abspath(os.path.expanduser(model))
 
 
-def _make_features(
-    adata: AnnData, model: "TrainedModel", image: Any, encoder: Any, device: Any, precision: Any, key: str
-) -> None:
-    """Tile and embed with the model's geometry and encoder, where that has not been done."""
-    want = model.tiles
-    tiles = adata.uns.get(key, {}).get(_keys.TILES)
-    if tiles is None or not _same_geometry(tiles, want):
-        logg.info(f"predict: running gdml.pp.tile(adata) with the model's geometry ({_geometry_text(want)})")
-        keys = {"library_key": _keys.LIBRARY, "spatial_key": _keys.SPATIAL} if tiles is None else tiles
-        tile(
-            adata,
-            want["tile_um"],
-            tile_px=want["tile_px"],
-            n_side=want["n_side"],
-            image=image,
-            library_key=str(keys["library_key"]),
-            spatial_key=str(keys["spatial_key"]),
-            key_added=key,
-        )
-    features = adata.uns[key].get(_keys.FEATURES)
-    if features is None or not _same_features(features, model):
-        name = model.features["encoder"]
-        logg.info(f"predict: running gdml.pp.embed(adata, encoder={name!r}), the model's encoder")
-        made = _encoder(model, encoder)
-        embed(
-            adata,
-            made,
-            tokens=model.features["tokens"],
-            neighbors=model.features.get("neighbors", "exact"),
-            image=image,
-            device=device,
-            precision=precision,
-            key=key,
-        )
-
-
-def _encoder(model: "TrainedModel", encoder: Any) -> Any:
-    """Make the encoder of the model, and check that it is the same one."""
-    from gdml.encoders import get_encoder
-
-    name, identity = model.features["encoder"], model.features["identity"]
-    mend = "pass the encoder that it was trained with: gdml.tl.predict(adata, model, encoder=...)"
-    if encoder is None:
-        try:
-            encoder = get_encoder(name)
-        except ValueError as error:
-            raise ValueError(f"The model's encoder is {name!r}, which is not built in: {mend}.") from error
-    else:
-        encoder = get_encoder(encoder)
-    if encoder.identity != identity:
-        raise ValueError(f"The model's encoder is {identity!r}, found {encoder.identity!r}: {mend}.")
-    return encoder
-
-
-def _same_geometry(tiles: Any, want: dict[str, Any]) -> bool:
-    um = float(tiles["tile_um"])
-    same_um = not np.isfinite(um) if want["tile_um"] is None else bool(np.isclose(um, want["tile_um"]))
-    return same_um and all(int(tiles[k]) == want[k] for k in ("tile_px", "n_side"))
-
-
-def _geometry_text(want: dict[str, Any]) -> str:
-    side = f"{want['tile_um']:g} um" if want["tile_um"] else "native pixels"
-    return f"tiles of {want['tile_px']} px, {side}, {want['n_side']} x {want['n_side']}"
-
-
-def _same_features(features: Any, model: "TrainedModel") -> bool:
-    kind = lambda record: (*(str(record[k]) for k in ("identity", "tokens")), str(record.get("neighbors", "exact")))
-    return "views" in features and kind(features) == kind(model.features)  # gdml 0.1 knew no views
-
-
-def _write_layer(adata: AnnData, predicted: pd.DataFrame, key: str) -> int:
-    """Spread the predictions over ``var_names``; give the number of genes that match."""
-    at = adata.var_names.get_indexer(predicted.columns)
-    matched = int((at >= 0).sum())
+def _write_layer(adata: AnnData, predicted: pd.DataFrame, match: GeneMatch, gene_key: str | None, key: str) -> None:
+    """Spread the predictions over the genes that were matched."""
     adata.layers.pop(key, None)
     size = adata.n_obs * adata.n_vars * 4 / 1e9
-    if not matched:
+    if not match.n:
         if adata.n_vars:
-            logg.warning(
-                f"predict: none of the {predicted.shape[1]} panel genes ({some(predicted.columns)}) is in var_names "
-                f"({some(adata.var_names)}); the predictions are in obsm[{key!r}] alone."
-            )
+            why = why_none(adata, predicted.columns, gene_key)
+            logg.warning(f"predict: the predictions are in obsm[{key!r}] alone. {why}")
     elif size > settings.max_layer_gb:
         logg.warning(
             f"predict: layers[{key!r}] would take {size:.1f} GB, more than gdml.settings.max_layer_gb = "
@@ -249,6 +181,5 @@ def _write_layer(adata: AnnData, predicted: pd.DataFrame, key: str) -> int:
         )
     else:
         layer: NDArray[np.float32] = np.full(adata.shape, np.nan, np.float32)
-        layer[:, at[at >= 0]] = predicted.to_numpy()[:, at >= 0]
+        layer[:, match.columns[match.present]] = predicted.to_numpy()[:, match.present]
         adata.layers[key] = layer
-    return matched
