@@ -1,0 +1,251 @@
+"""NH2ST: a spot and its neighbourhood, each aligned with its expression (Qu et al., MICCAI 2025; arXiv 2506.23827)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from gdml._errors import did_you_mean
+
+from ._base import Shape, SpotModel
+from .batch import Batch, Output
+from .cross_attention import CrossBlock, masked_mean
+from .scales import FEATURES, TARGETS, Scalers
+
+
+@dataclass(frozen=True)
+class NH2STConfig:
+    """Settings of NH2ST.
+
+    Parameters
+    ----------
+    width
+        Width of the space that images and expression share.
+    graph_width
+        Width between the two hypergraph convolutions.
+    n_edge
+        Spots that a hyperedge joins to the one that it is drawn around, the most similar of the neighbourhood.
+    heads, depth, mlp, dropout
+        Cross-attention between the branches; ``mlp`` is a multiple of ``width``.
+    decoder_width
+        Hidden width of the decoder.
+    fusion
+        What the prediction is made from: the spot and its neighbourhood, joined by cross-attention
+        (``"cross-attention"``, the abstract), or the spot alone (``"query"``, authors' code).
+    query_weight, neighbor_weight
+        Weights of the contrastive losses of the two branches; 0 switches one off.
+    tau
+        Temperature of both.
+    negative_weight
+        Factor of the similarities of unpaired spots in both; the authors' code has 0.1.
+    features
+        Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"``.
+    targets
+        Scale on which expression is learnt: ``"center"``, less each gene's training mean, ``"standardize"``,
+        divided by its standard deviation too, or ``"raw"`` (paper).
+    """
+
+    width: int = 512
+    graph_width: int = 1024
+    n_edge: int = 3
+    heads: int = 8
+    depth: int = 2
+    mlp: int = 2
+    dropout: float = 0.1
+    decoder_width: int = 256
+    fusion: Literal["cross-attention", "query"] = "cross-attention"
+    query_weight: float = 1.0
+    neighbor_weight: float = 0.5
+    tau: float = 0.05
+    negative_weight: float = 1.0
+    features: Literal["standardize", "raw"] = "standardize"
+    targets: Literal["center", "standardize", "raw"] = "center"
+
+    def __post_init__(self) -> None:
+        choices = {"fusion": ("cross-attention", "query"), "features": FEATURES, "targets": TARGETS}
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), allowed)}")
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(f"`heads` must divide `width`: found {self.heads} heads for width {self.width}.")
+        for name in ("n_edge", "depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be 1 or more, found {getattr(self, name)}.")
+        for name in ("query_weight", "neighbor_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, found {getattr(self, name)}.")
+        if not self.tau > 0:
+            raise ValueError(f"`tau` must be positive, found {self.tau}.")
+
+
+@torch.no_grad()
+def hypergraph(x: Tensor, n_edge: int) -> Tensor:
+    """Propagation of a hypergraph with an edge around each node: (N, K, D) features -> (N, K, K).
+
+    Edge e joins node e and the ``n_edge`` nodes of the highest cosine similarity to it. With the incidence H,
+    the answer is D_v^-1/2 H D_e^-1 H' D_v^-1/2 (Feng et al. 2019).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        unit = F.normalize(x.float(), dim=-1)
+        similarity = unit @ unit.transpose(1, 2)
+        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+        similar = similarity.masked_fill(itself, float("-inf")).topk(min(n_edge, x.shape[1] - 1), -1).indices
+        incidence = itself.float() + torch.zeros_like(similarity).scatter_(2, similar, 1.0)
+        incidence = incidence.transpose(1, 2)  # rows are nodes, columns edges
+        of_edges, of_nodes = incidence.sum(1, keepdim=True), incidence.sum(2, keepdim=True).rsqrt()
+        spread = of_nodes * incidence
+        return (spread / of_edges) @ spread.transpose(1, 2)
+
+
+class NeighborBranch(nn.Module):
+    """Two hypergraph convolutions over the spots of a neighbourhood: (N, K, D) -> (N, K, width).
+
+    Parameters
+    ----------
+    dim, hidden, width
+        Widths before, between and after the convolutions.
+    n_edge
+        Of :func:`hypergraph`.
+    """
+
+    def __init__(self, dim: int, hidden: int, width: int, n_edge: int) -> None:
+        super().__init__()
+        self.n_edge = n_edge
+        self.weights = nn.ModuleList([nn.Linear(dim, hidden), nn.Linear(hidden, width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        propagate = hypergraph(x, self.n_edge)
+        for weight in self.weights:
+            x = F.relu(weight(propagate.to(x.dtype) @ x))
+        return x
+
+
+def info_nce(image: Tensor, gene: Tensor, tau: float, negative_weight: float = 1.0) -> Tensor:
+    """Cross-entropy of finding each image's own expression among those of the batch.
+
+    Parameters
+    ----------
+    image, gene
+        (N, d) pairs, rows of unit length.
+    tau
+        Temperature of the similarities.
+    negative_weight
+        Factor of the similarities of unpaired rows.
+
+    Returns
+    -------
+    A scalar; 0 where there is no pair.
+    """
+    if not len(image):
+        return image.sum()
+    paired = torch.eye(len(image), dtype=torch.bool, device=image.device)
+    logits = image @ gene.T / tau
+    logits = torch.where(paired, logits, negative_weight * logits)
+    return F.cross_entropy(logits, torch.arange(len(image), device=image.device))
+
+
+class NH2ST(SpotModel):
+    """NH2ST: the map of a spot, and a hypergraph of the spots around it, joined by cross-attention.
+
+    While it learns, each branch is aligned with expression: the spot with its own, its neighbourhood with the
+    mean of the neighbours that are learnt from.
+
+    Parameters
+    ----------
+    config
+        Sizes and switches.
+    shape
+        Sizes of the data.
+    """
+
+    config_class = NH2STConfig
+    citation: ClassVar[str] = "Qu et al. (2025), NH2ST, MICCAI; arXiv 2506.23827"
+    needs = frozenset({"tokens", "nearest"})
+    shared_space = True
+    recipe = {
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "batch_size": 128,
+        "max_epochs": 200,
+        "patience": 20,
+        "warmup_steps": 0,
+        "decay_epochs": 50,
+        "decay": 0.9,
+        "weight_decay": 0.0,
+        "clip": 0.0,
+        "average": 0.0,
+    }
+    config: NH2STConfig
+
+    def __init__(self, config: NH2STConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        c, d, m = config, config.width, shape.n_genes
+        self.scalers = Scalers(shape.dim, m, c.features, c.targets)
+        self.query = nn.Linear(shape.n_tokens * shape.dim, d)
+        self.neighbor = NeighborBranch(shape.dim, c.graph_width, d, c.n_edge)
+        # two linear layers with nothing between, as in the authors' code
+        self.query_gene = nn.Sequential(nn.Linear(m, d), nn.Linear(d, d))
+        self.neighbor_gene = nn.Sequential(nn.Linear(m, d), nn.Linear(d, d))
+        if c.fusion == "cross-attention":
+            self.cross = CrossBlock(d, c.depth, c.heads, c.mlp, c.dropout)
+            self.norm = nn.LayerNorm(d)
+        self.decoder = nn.Sequential(nn.Linear(d, c.decoder_width), nn.Linear(c.decoder_width, m))
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Take the scales of features and expression from the training spots."""
+        self.scalers.prepare(batches)
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict (N, M); the embedding is the spot's own, (N, d), rows of unit length."""
+        if batch.nearest is None:
+            raise ValueError('The batch has no nearest spots: ask for them with needs={"tokens", "nearest"}.')
+        around = self.scalers.tokens(batch.nearest.tokens.mean(2))
+        query = self.query(self.scalers.tokens(batch.tokens).flatten(1))
+        nodes = self.neighbor(around)
+        neighbor = nodes.mean(1)
+
+        fused = query
+        if self.config.fusion == "cross-attention":
+            # one module both ways: the spot asks its neighbourhood, and the neighbourhood the spot
+            asked = self.cross(query[:, None], nodes) + self.cross(neighbor[:, None], query[:, None])
+            fused = self.norm(asked[:, 0])
+        prediction = self.decoder(fused)
+        parts = {"prediction": prediction, "query": query, "neighbor": neighbor}
+        inverse = self.scalers.target.inverse(prediction.float())
+        return Output(inverse, F.normalize(query.float(), dim=1), parts)
+
+    def embed_expression(self, expression: Tensor) -> Tensor:
+        """Encode expression, as that of the spot itself while learning."""
+        return F.normalize(self.query_gene(self.scalers.target(expression)).float(), dim=1)
+
+    def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
+        """Squared error, and the contrastive loss of each branch."""
+        if batch.expression is None or batch.nearest is None or batch.nearest.expression is None:
+            raise ValueError("The batch has no expression to learn from.")
+        c, options = self.config, (self.config.tau, self.config.negative_weight)
+        with torch.autocast(batch.expression.device.type, enabled=False):
+            parts = {name: x.float() for name, x in output.parts.items()}
+            target = self.scalers.target(batch.expression)
+            losses = {"loss_pred": F.mse_loss(parts["prediction"], target)}
+            total = losses["loss_pred"]
+            if c.query_weight:
+                image = F.normalize(parts["query"], dim=1)
+                losses["loss_query"] = info_nce(image, self.embed_expression(batch.expression), *options)
+                total = total + c.query_weight * losses["loss_query"]
+            if c.neighbor_weight:
+                measured = batch.nearest.expression
+                known = measured.isfinite().all(2)
+                mean = masked_mean(self.scalers.target(measured), known)
+                some = known.any(1)
+                gene = F.normalize(self.neighbor_gene(mean[some]), dim=1)
+                losses["loss_neighbor"] = info_nce(F.normalize(parts["neighbor"][some], dim=1), gene, *options)
+                total = total + c.neighbor_weight * losses["loss_neighbor"]
+        return {"loss": total, **losses}
+
+
+MODELS = {"nh2st": NH2ST}
