@@ -39,7 +39,7 @@ def compare_models(
     protocol: str = "nested",
     seeds: int | Sequence[int] = 1,
     normalize: Mapping[str, Any] | None = None,
-    validation: str = "auto",
+    validation: str | None = "auto",
     validation_fraction: float = 0.2,
     max_epochs: int | None = None,
     allow_shared_groups: bool = False,

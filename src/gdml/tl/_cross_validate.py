@@ -26,7 +26,7 @@ def cross_validate(
     protocol: Literal["nested", "paper", "hest-bench"] = "nested",
     seeds: int | Sequence[int] = 1,
     normalize: Mapping[str, Any] | None = None,
-    validation: Literal["auto", "group", "block"] = "auto",
+    validation: Literal["auto", "group", "block"] | None = "auto",
     validation_fraction: float = 0.2,
     max_epochs: int | None = None,
     allow_shared_groups: bool = False,

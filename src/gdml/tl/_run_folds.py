@@ -46,7 +46,7 @@ class Setting:
     """
 
     protocol: Protocol
-    validation: str
+    validation: str | None
     validation_fraction: float
     groups: str | None
     shared_groups: bool

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from gdml.tl._folds import Fold, check_groups, check_twins, counts_digest, make_folds
+
+GROUPS = {"B4": "B", "C2": "C", "C3": "C", "D1": "D"}
+memberships = st.lists(st.integers(0, 6), min_size=2, max_size=12).filter(lambda g: len(set(g)) > 1)
+
+
+@settings(deadline=None)
+@given(memberships, st.integers(0, 100), st.data())
+def test_every_slide_is_scored_once_and_no_group_is_split(members, seed, data):
+    groups = {f"S{i}": f"G{g}" for i, g in enumerate(members)}
+    k = data.draw(st.none() | st.integers(2, len(set(members))))
+    folds = make_folds(groups, k, seed=seed)
+    assert len(folds) == (len(set(members)) if k is None else k)
+    assert sorted(slide for fold in folds for slide in fold.test) == sorted(groups)
+    for fold in folds:
+        assert sorted(fold.train + fold.test) == sorted(groups)
+        assert fold.train and fold.test
+        assert not {groups[s] for s in fold.train} & {groups[s] for s in fold.test}
+
+
+def test_leaving_one_out_names_the_folds_after_the_groups():
+    folds = make_folds(GROUPS, None)
+    assert folds[1] == Fold("C", ("B4", "D1"), ("C2", "C3"))
+    assert [fold.name for fold in folds] == ["B", "C", "D"]
+
+
+def test_the_seed_deals_the_groups():
+    groups = {f"S{i}": f"S{i}" for i in range(20)}
+    assert make_folds(groups, 4, seed=1) == make_folds(groups, 4, seed=1) != make_folds(groups, 4, seed=2)
+
+
+def test_given_splits_are_taken_as_they_are():
+    assert make_folds(GROUPS, {"x": (["B4", "C2"], "D1")}) == [Fold("x", ("B4", "C2"), ("D1",))]
+
+
+@pytest.mark.parametrize(
+    ("folds", "match"),
+    [
+        (4, "4 folds, but there are 3 groups .*B, C, D"),
+        (1, "`folds` is 1: give a number of two or more"),
+        (True, "`folds` is True"),
+        ("patient", "`folds` is 'patient'"),
+        ({"x": (["B4"], ["C9"])}, r"`folds\['x'\]` names 'C9', which is no slide. Did you mean 'C3' or 'C2'"),
+        ({"x": (["B4", "C2"], ["C2"])}, "has C2 on both sides"),
+        ({"x": ([], ["C2"])}, "no slide to learn from"),
+        ({"x": (["C2"], [])}, "no slide to score"),
+        ({"x": 3}, r"`folds\['x'\]` is 3: give two lists"),
+    ],
+)
+def test_impossible_folds(folds, match):
+    with pytest.raises(ValueError, match=match):
+        make_folds(GROUPS, folds)
+
+
+def test_one_group_can_not_be_left_out():
+    with pytest.raises(ValueError, match=r"there is 1 group \(C\)"):
+        make_folds({"C2": "C", "C3": "C"}, None)
+
+
+def test_a_group_on_both_sides_is_refused_unless_it_is_asked_for():
+    folds = make_folds(GROUPS, {"to C3": (["B4", "C2"], ["C3"])})
+    with pytest.raises(ValueError, match="patient C on both sides.*allow_shared_groups=True"):
+        check_groups(folds, GROUPS, allow_shared=False, column="patient")
+    check_groups(folds, GROUPS, allow_shared=True, column="patient")
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_hash_of_counts_knows_the_same_spots_in_any_order_and_form(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(0.5, (rng.integers(1, 9), rng.integers(1, 7)))
+    digest = counts_digest(counts)
+    order = rng.permutation(len(counts))
+    rows, cols = np.indices(counts.shape).reshape(2, -1)
+    with_zeros = sparse.csr_array((counts.ravel().astype(np.float32), (rows, cols)), shape=counts.shape)
+    assert with_zeros.nnz == counts.size  # zeros are stored
+    assert counts_digest(with_zeros) == counts_digest(sparse.csr_matrix(counts[order])) == digest
+    changed = counts.copy()
+    changed[rng.integers(len(counts)), rng.integers(counts.shape[1])] += 1
+    assert counts_digest(changed) != digest
+
+
+def test_a_copy_of_a_slide_on_the_other_side_is_refused():
+    folds = make_folds(GROUPS, None)
+    digests = {"B4": "x", "C2": "y", "C3": "y", "D1": "z"}
+    check_twins(folds, digests)  # both on one side
+    with pytest.raises(ValueError, match=r"Fold 'B'.*'D1' \(train\) and 'B4' \(test\) have the same counts"):
+        check_twins(folds, digests | {"D1": "x"})
