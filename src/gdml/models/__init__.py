@@ -1,6 +1,6 @@
 """Models: features of spots to expression. One file a model."""
 
-from ._base import Shape, SpotModel, get_model, list_models
+from ._base import Shape, SpotModel, get_model, list_models, register
 from ._gene_dml_config import GeneDMLConfig
 from .batch import Batch, Nearest, Output, Slides
 from .gene_dml import GeneDML
@@ -19,4 +19,5 @@ __all__ = [
     "SpotModel",
     "get_model",
     "list_models",
+    "register",
 ]

@@ -128,8 +128,45 @@ class SpotModel(nn.Module):
         raise NotImplementedError
 
 
-@cache
+_registered: dict[str, type[SpotModel]] = {}
+
+
+def register(name: str, model: type[SpotModel]) -> None:
+    """Make a model of your own known under a name, in this Python session.
+
+    :func:`gdml.tl.fit`, :func:`gdml.tl.cross_validate` and :func:`gdml.load` find it as they find the built-in ones.
+    Registering a name again replaces the model, so that a notebook cell can be run twice.
+
+    Parameters
+    ----------
+    name
+        That ``model=`` will take.
+    model
+        A subclass of :class:`SpotModel`.
+
+    Raises
+    ------
+    TypeError
+        If it is no subclass of :class:`SpotModel`.
+    ValueError
+        If a built-in model has the name, or the class lacks ``config_class`` or ``citation``.
+    """
+    if not (isinstance(model, type) and issubclass(model, SpotModel)):
+        raise TypeError(f"`model` must be a subclass of gdml.models.SpotModel, found {model!r}.")
+    if name in _built_in():
+        raise ValueError(f"`name` is {name!r}, which is a built-in model; choose another one.")
+    for part in ("config_class", "citation"):
+        if not hasattr(model, part):
+            raise ValueError(f"{model.__name__} has no `{part}`; a model sets config_class and citation.")
+    _registered[name] = model
+
+
 def _models() -> dict[str, type[SpotModel]]:
+    return {**_built_in(), **_registered}
+
+
+@cache
+def _built_in() -> dict[str, type[SpotModel]]:
     package = __name__.rpartition(".")[0]
     found: dict[str, type[SpotModel]] = {}
     for module in pkgutil.iter_modules(import_module(package).__path__):

@@ -1,5 +1,7 @@
 """Train and score every model on every fold with every seed, keeping what is finished."""
 
+import hashlib
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -209,6 +211,7 @@ def _about(plan: Plan, data: FoldData, candidate: Candidate, seed: int) -> dict[
     setting, maker = plan.setting, plan.maker
     return {
         "model": candidate.name,
+        "code": _code(candidate.model),
         "config": asdict(candidate.config),
         "training": asdict(candidate.loop),
         "seed": seed,
@@ -223,6 +226,19 @@ def _about(plan: Plan, data: FoldData, candidate: Candidate, seed: int) -> dict[
         "numerics": setting.numerics,
         "gdml": versions()["gdml"],
     }
+
+
+def _code(model: type) -> str:
+    """Hash of the file or cell that a model is written in: a changed model is another model."""
+    try:
+        text = (
+            inspect.getsource(inspect.getmodule(model) or model)
+            if model.__module__ != "__main__"
+            else inspect.getsource(model)
+        )
+    except (OSError, TypeError):  # typed at a prompt
+        text = model.__qualname__
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 _COLUMNS = ["model", "fold", "seed", "slide", "gene", "n_spots", "pcc", "spearman", "mse", "mae", "high"]
