@@ -28,6 +28,10 @@ def filled(cache):
     for name, content in {
         "features/old/zarr.json": "{}",
         "models/ridge-1/model.json": "{}",
+        "runs/0a1b/run.json": '{"about": {"model": "triplex"}}',
+        "runs/0a1b/prediction.safetensors": "123",
+        "runs/2c3d/run.json": "{",
+        "runs/mine/notes.txt": "mine",
         "models/ridge-1/weights.safetensors": "12345",
         "her2st/ST-cnts/A1.tsv.gz": "counts",
         "synthetic/abc/S1.jpg": "picture",
@@ -52,22 +56,24 @@ def test_an_empty_cache(cache):
 
 def test_what_is_listed(cache, filled):
     found = gdml.settings.list_cache().set_index("name")
-    assert sorted(found["kind"]) == ["features", "features", "features", "her2st", "models", "synthetic"]
+    assert sorted(found["kind"]) == ["features", "features", "features", "her2st", "models", "runs", "runs", "synthetic"]
     row = found.loc[filled["stain-1"].name]
     assert (row["encoder"], row["image"], row["tiles"]) == ("stain-1", "img", 10)
     assert row["bytes"] == sum(p.stat().st_size for p in filled["stain-1"].rglob("*") if p.is_file()) and row["size"]
     assert found.loc["old", "encoder"] == "(written by gdml 0.1)"
     assert found.loc["ridge-1", "bytes"] == 7
+    assert found.loc["triplex", "kind"] == found.loc["(damaged)", "kind"] == "runs"
 
 
-def test_all_is_cleared_but_models_and_what_others_put_there(cache, filled):
+def test_all_is_cleared_but_models_runs_and_what_others_put_there(cache, filled):
     before = mine(cache)
     removed = gdml.settings.clear_cache()
     assert len(removed) == 5 and removed["bytes"].sum() > 0
-    assert gdml.settings.list_cache()["kind"].tolist() == ["models"]
+    assert gdml.settings.list_cache()["kind"].tolist() == ["models", "runs", "runs"]
     gdml.settings.clear_cache("models")
+    gdml.settings.clear_cache("runs")
     assert gdml.settings.list_cache().empty
-    assert mine(cache) == before and len(before) == 5
+    assert mine(cache) == before and len(before) == 6
 
 
 def test_some_is_cleared(cache, filled):

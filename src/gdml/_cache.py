@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = ("features", "models", "her2st", "synthetic")
+KINDS = ("features", "models", "runs", "her2st", "synthetic")
 _DAY = 24 * 3600.0
 _COLUMNS = ["kind", "name", "encoder", "image", "tiles", "size", "bytes", "modified", "path"]
 
@@ -59,7 +59,7 @@ class Entry:
         from gdml.features._units import locked
 
         with locked(self.path) if self.kind == "features" else nullcontext():
-            if self.kind in ("features", "models"):
+            if self.kind in ("features", "models", "runs"):
                 # out of its place first: whoever looks meanwhile finds all of it or nothing
                 going = self.path.with_name(f".{self.path.name}-removing")
                 shutil.rmtree(going, ignore_errors=True)
@@ -190,6 +190,17 @@ def _models(parent: Path) -> Iterator[Entry]:
             yield Entry("models", folder, _files(folder), folder.name)
 
 
+def _runs(parent: Path) -> Iterator[Entry]:
+    for folder in _folders(parent):
+        if (folder / "run.json").is_file():
+            name = "(damaged)"
+            try:
+                name = json.loads((folder / "run.json").read_text(encoding="utf-8"))["about"]["model"]
+            except (ValueError, KeyError, TypeError):
+                pass  # listed as damaged, so that it can be removed
+            yield Entry("runs", folder, _files(folder), str(name))
+
+
 def _her2st(folder: Path) -> Iterator[Entry]:
     from gdml.datasets._fetch import read_blobs
 
@@ -204,4 +215,4 @@ def _synthetic(parent: Path) -> Iterator[Entry]:
             yield Entry("synthetic", folder, pictures, folder.name)
 
 
-_FINDERS = {"features": _features, "models": _models, "her2st": _her2st, "synthetic": _synthetic}
+_FINDERS = {"features": _features, "models": _models, "runs": _runs, "her2st": _her2st, "synthetic": _synthetic}

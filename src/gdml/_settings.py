@@ -41,7 +41,7 @@ class Settings:
         Returns
         -------
         One row for each feature store, trained model, and set of downloaded or synthetic slides: ``kind``
-        (``"features"``, ``"models"``, ``"her2st"``, ``"synthetic"``), ``name``, ``encoder``, ``image`` (fingerprint) and
+        (``"features"``, ``"models"``, ``"runs"``, ``"her2st"``, ``"synthetic"``), ``name``, ``encoder``, ``image`` (fingerprint) and
         ``tiles`` of feature stores, ``size`` for reading, ``bytes``, ``modified`` (UTC) and ``path``. The total is logged.
 
         Examples
@@ -63,12 +63,13 @@ class Settings:
         """Remove what gdml keeps in ``cache_dir``, or some of it; what others put there stays.
 
         Features are computed again by the next :func:`gdml.pp.embed`, downloads are fetched again; trained models
-        are gone for good, so they are removed only by ``kind="models"``.
+        and finished runs of comparisons took hours, so they are removed only by ``kind="models"`` and
+        ``kind="runs"``.
 
         Parameters
         ----------
         kind
-            ``"features"``, ``"models"``, ``"her2st"`` or ``"synthetic"``. None: all but the models.
+            ``"features"``, ``"models"``, ``"runs"``, ``"her2st"`` or ``"synthetic"``. None: all but models and runs.
         encoder
             Only features of encoders whose identity begins so, such as ``"stain"``.
         older_than_days
@@ -97,7 +98,7 @@ class Settings:
         going = [
             entry
             for entry in _cache.older_than(_cache.entries(self.cache_dir), older_than_days)
-            if (entry.kind == kind or (kind is None and entry.kind != "models"))
+            if (entry.kind == kind or (kind is None and entry.kind not in ("models", "runs")))
             and (encoder is None or str(entry.about.get("encoder", "")).startswith(encoder))
         ]
         removed = _cache.table(going)
