@@ -70,3 +70,89 @@ def adata():
         for name in ("s1", "s2")
     }
     return made
+
+
+class FakeResult:
+    """What pl reads from a result of gdml.tl.cross_validate, made up.
+
+    Three splits (two slides, four, one), three seeds; the first of ``models`` is the best, the last the worst.
+    """
+
+    def __init__(self, models, optimistic=False, slides=None, n_genes=60):
+        rng = np.random.default_rng(0)
+        folds = slides or {"B4+C to C6": ["C6", "C5"], "B4 to C": ["C2", "C3", "C4", "C6"], "C to B4": ["B4"]}
+        genes = [f"GENE{i}" for i in range(n_genes)]
+        base = np.sort(rng.uniform(-0.2, 0.75, n_genes))[::-1]
+        level = {slide: rng.normal(0, 0.06) for fold in folds for slide in folds[fold]}
+        tables = []
+        for i, model in enumerate(models):
+            for fold, names in folds.items():
+                for seed in range(3):
+                    for slide in names:
+                        pcc = base + level[slide] - 0.03 * i + rng.normal(0, 0.05, n_genes)
+                        pcc[7] = np.nan
+                        tables.append(pd.DataFrame({"model": model, "fold": fold, "seed": seed, "slide": slide, "gene": genes, "pcc": pcc}))  # fmt: skip
+        scores = pd.concat(tables, ignore_index=True)
+        scores["mse"], scores["mae"] = 0.4 - 0.2 * scores["pcc"].fillna(0), 0.5 - 0.2 * scores["pcc"].fillna(0)
+        scores["spearman"], scores["high"] = 0.9 * scores["pcc"], scores["gene"].isin(genes[:10])
+        self.scores, self.optimistic = scores, optimistic
+        self.protocol = "paper" if optimistic else "nested"
+        self.note = "OPTIMISTIC: the epoch is selected on the test fold (protocol 'paper')." if optimistic else ""
+
+    def slides(self):
+        keys = ["model", "fold", "slide"]
+        by = self.scores.groupby(keys, sort=False)
+        table = by[["pcc", "spearman", "mse", "mae"]].mean().rename(columns={"pcc": "pcc_a"})
+        table["pcc_h"] = self.scores[self.scores["high"]].groupby(keys, sort=False)["pcc"].mean()
+        table["pcc_h_best"], table["n_spots"] = table["pcc_h"] + 0.03, 100
+        return table.reset_index()
+
+    def intervals(self, by_fold=False):
+        metrics = ["pcc_a", "pcc_h", "pcc_h_best", "spearman", "mse", "mae"]
+        keys = ["model", "fold", "metric"] if by_fold else ["model", "metric"]
+        long = self.slides().melt(["model", "fold", "slide"], metrics, var_name="metric")
+        by = long.groupby(keys, sort=False)["value"]
+        half = 1.96 * by.std() / np.sqrt(by.size())  # NaN for a single slide
+        table = pd.DataFrame({"mean": by.mean(), "low": by.mean() - half, "high": by.mean() + half, "sd_seeds": 0.01})
+        return table.reset_index()
+
+
+class FakeAblation(FakeResult):
+    """What pl reads from a result of gdml.tl.ablate, made up: two fields of numbers, one of a switch."""
+
+    def __init__(self, optimistic=False):
+        names = ["default", "k=6", "k=26", "k=12", "tau=0.05", "tau=0.1", "gates=False"]
+        super().__init__(names, optimistic)
+        self.variants = pd.DataFrame(
+            {
+                "k": [18, 6, 26, 12, 18, 18, 18],
+                "tau": [0.07, 0.07, 0.07, 0.07, 0.05, 0.1, 0.07],
+                "gates": [True] * 6 + [False],
+                "default": [True] + [False] * 6,
+                "field": ["", "k", "k", "k", "tau", "tau", "gates"],
+            },
+            index=names,
+        )
+
+
+MODELS = ["triplex", "gene-dml", "egn", "stnet", "bleep", "ridge", "m2ost", "nh2st", "hist2st", "histogene"]
+
+
+@pytest.fixture
+def compared():
+    return FakeResult(MODELS)
+
+
+@pytest.fixture
+def compared_optimistically():
+    return FakeResult(MODELS, optimistic=True)
+
+
+@pytest.fixture
+def ablated():
+    return FakeAblation()
+
+
+@pytest.fixture
+def ablated_optimistically():
+    return FakeAblation(optimistic=True)

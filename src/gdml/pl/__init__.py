@@ -1,16 +1,19 @@
-"""Plots: maps of expression, scores of genes, the course of training."""
+"""Plots: maps of expression, scores of genes and of models, the shared space, the course of training."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._ablation import ablation
+    from ._benchmark import benchmark
+    from ._embedding import embedding
     from ._gene_scores import gene_scores
     from ._history import history
     from ._spatial import spatial_pred
 
-__all__ = ["gene_scores", "history", "spatial_pred"]
+__all__ = ["ablation", "benchmark", "embedding", "gene_scores", "history", "spatial_pred"]
 
-_MODULES = {"gene_scores": "_gene_scores", "history": "_history", "spatial_pred": "_spatial"}
+_MODULES = {name: f"_{name}" for name in __all__} | {"spatial_pred": "_spatial"}
 
 
 def __getattr__(name: str) -> Any:

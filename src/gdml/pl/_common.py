@@ -1,15 +1,23 @@
 """What all plots share: axes to draw on, what is returned, labels that do not overlap."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
+
+from gdml import _keys
+from gdml._errors import did_you_mean
 
 # Okabe and Ito's colours, which all common kinds of colour vision tell apart
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, GREY = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#8C8C8C"
+PINK = "#CC79A7"
+COLORS = (BLUE, ORANGE, GREEN, SKY, RED, PINK)  # of kinds of things, in this order; their yellow is too pale on white
 
 
 def given_axes(ax: Any, n: int) -> list[Axes]:
@@ -26,6 +34,22 @@ def given_axes(ax: Any, n: int) -> list[Axes]:
     return axes
 
 
+def model_names(keys: Iterable[str], labels: Mapping[str, str] | None) -> dict[str, str]:
+    """How each model is named in a plot: as ``labels`` says, else its key without ``gdml_``.
+
+    Raises
+    ------
+    KeyError
+        If ``labels`` names another model.
+    """
+    labels = {} if labels is None else labels
+    names = {key: labels.get(key, key.removeprefix(f"{_keys.KEY}_")) for key in keys}
+    for key in labels:
+        if key not in names:
+            raise KeyError(f"`labels` names {key!r}, which is none of the models. {did_you_mean(key, names)}")
+    return names
+
+
 def finish(axes: Any, show: bool | None, return_fig: bool | None) -> Any:
     """Show the figure where asked to; return the axes, or the figure."""
     figure: Figure = np.ravel(np.asarray(axes, dtype=object))[0].figure
@@ -34,9 +58,25 @@ def finish(axes: Any, show: bool | None, return_fig: bool | None) -> Any:
     return figure if return_fig else axes
 
 
+def two_digits(score: float) -> str:
+    """Write a score with a true minus sign, and no minus before zero."""
+    return "undefined" if np.isnan(score) else f"{round(score, 2) + 0:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
 def bare(ax: Axes) -> None:
     """Keep the left and lower frame line alone."""
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def add_legend(ax: Axes, handles: list[Line2D], *, at: tuple[float, float], **options: Any) -> None:
+    """Add a legend right of the axes, its upper left corner ``at`` that fraction of them, beside others.
+
+    Axes.legend replaces the one before, and Axes.add_artist cuts off what stands outside.
+    """
+    names = [str(handle.get_label()) for handle in handles]
+    legend = Legend(ax, handles, names, loc="upper left", bbox_to_anchor=at, frameon=False, **options)
+    ax.add_artist(legend)
+    legend.set_clip_on(False)
 
 
 def spread(values: ArrayLike, gap: float, low: float = -np.inf, high: float = np.inf) -> NDArray[np.float64]:

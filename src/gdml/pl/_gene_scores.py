@@ -1,6 +1,7 @@
 """Which genes can be trusted: correlations, ranked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import did_you_mean
-from gdml.metrics import nan_mean
 
 from ._common import BLUE, GREY, RED, bare, finish, given_axes, spread
+from ._gene_curves import Scores, draw_curves, scores_of_models
+from ._results import tell_protocol
 
 
 def gene_scores(
@@ -22,7 +24,8 @@ def gene_scores(
     *,
     genes: Sequence[str] | None = None,
     n_labels: int = 6,
-    key: str = _keys.KEY,
+    key: str | Sequence[str] | Any = _keys.KEY,
+    labels: Mapping[str, str] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool | None = None,
@@ -32,16 +35,23 @@ def gene_scores(
     Each point is a gene's correlation averaged over slides; where several slides were scored, a bar spans its lowest to
     its highest slide. The dashed line is PCC(A).
 
+    Several models are drawn as a curve each, every one in its own ranking, so that curves can be compared as a whole:
+    at the same rank stand different genes. Each curve is named at its end, with its PCC(A).
+
     Parameters
     ----------
     adata
-        Scored by :func:`gdml.tl.evaluate`.
+        Scored by :func:`gdml.tl.evaluate`; not read where ``key`` is a result.
     genes
-        Genes to name in the plot, instead of the best and the worst.
+        Genes to name in the plot, instead of the best and the worst. With several models: genes to mark on every curve,
+        six at most; none by default.
     n_labels
-        How many of the best and how many of the worst genes are named.
+        How many of the best and how many of the worst genes are named; of one model alone.
     key
-        Name under which the scores are stored.
+        Name under which the scores are stored; several names for several models; or what
+        :func:`gdml.tl.cross_validate` returned, for all its models.
+    labels
+        What to write instead of a model's name, which is its key without ``gdml_``; with several models.
     ax
         Axes to draw on; a new figure by default.
     show
@@ -57,6 +67,10 @@ def gene_scores(
     ------
     KeyError
         If nothing was scored under ``key``, or a gene of ``genes`` was not.
+    TypeError
+        If ``key`` is neither a name, nor names, nor of :func:`gdml.tl.cross_validate`.
+    ValueError
+        If all genes are constant, or more than six are to be marked.
 
     Examples
     --------
@@ -64,43 +78,43 @@ def gene_scores(
     >>> gdml.tl.evaluate(adata)  # doctest: +SKIP
     >>> gdml.pl.gene_scores(adata, genes=["FASN", "GNAS"])  # doctest: +SKIP
     """
-    names, pcc = _scores(adata, key)
-    mean = nan_mean(pcc, 0)
-    order = np.argsort(-mean, kind="stable")  # NaN last
-    order = order[~np.isnan(mean[order])]
-    if not len(order):
-        raise ValueError(f"No gene has a correlation in adata.uns[{key!r}]['evaluate']: all are constant.")
+    models = scores_of_models(adata, key)
+    own = ax is None
+    size = (5.6, 3.8) if len(models) == 1 else (6.4, 4.2)
+    ax = plt.subplots(figsize=size, layout="constrained")[1] if ax is None else given_axes(ax, 1)[0]
+    if len(models) > 1:
+        draw_curves(ax, models, genes, labels)
+    else:
+        _draw_ranked(ax, next(iter(models.values())), genes, n_labels)
+    if hasattr(key, "optimistic"):
+        tell_protocol(key, [ax], own_figure=own)
+    return finish(ax, show, return_fig)
+
+
+def _draw_ranked(ax: Axes, scores: Scores, genes: Sequence[str] | None, n_labels: int) -> None:
+    """Draw the genes of one model, with their range over slides, and name some."""
+    names, pcc, overall = scores.genes, scores.pcc, scores.pcc_a
+    order, mean = scores.ranked()
     low, high = np.nanmin(pcc[:, order], axis=0), np.nanmax(pcc[:, order], axis=0)
     rank = np.arange(1, len(order) + 1)
 
-    ax = plt.subplots(figsize=(5.6, 3.8), layout="constrained")[1] if ax is None else given_axes(ax, 1)[0]
     if len(pcc) > 1:
         ax.vlines(rank, low, high, color=BLUE, alpha=0.3, lw=0.8)
     ax.plot(rank, mean[order], "o", color=BLUE, ms=2.5, mew=0)
     ax.axhline(0, color=GREY, lw=0.8)
-    overall = float(nan_mean(nan_mean(pcc, 1)))
     ax.axhline(overall, color=RED, lw=0.8, ls="--")
     pad = 0.04 * len(order)
     ax.set_xlim(-pad, len(order) + 1 + pad)
     ax.margins(y=0.06)
     _name_genes(ax, names[order], mean[order], _labelled(names, order, genes, n_labels))
     ax.annotate(
-        f"PCC(A) {overall:.2f}", (1, overall), xycoords=ax.get_yaxis_transform(), xytext=(4, 0),
+        f"PCC(A) {overall:.2f}" + ("\noptimistic" if scores.optimistic else ""), (1, overall), xycoords=ax.get_yaxis_transform(), xytext=(4, 0),
         textcoords="offset points", color=RED, va="center", fontsize="small",
     )  # fmt: skip
     left_out = len(names) - len(order)
     ax.set_xlabel("genes, ranked" + (f" ({left_out} constant, left out)" if left_out else ""))
     ax.set_ylabel("PCC" + (f", mean and range of {len(pcc)} slides" if len(pcc) > 1 else ""))
     bare(ax)
-    return finish(ax, show, return_fig)
-
-
-def _scores(adata: AnnData, key: str) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
-    """Names of the scored genes, and their correlations, slides x genes."""
-    record = adata.uns.get(key, {}).get(_keys.EVALUATE)
-    if record is None:
-        raise KeyError(f"`key` is {key!r}, but adata.uns[{key!r}] holds no scores; run gdml.tl.evaluate(adata).")
-    return np.asarray(record["genes"]).astype(str), np.atleast_2d(np.asarray(record["pcc"], np.float64))
 
 
 def _labelled(

@@ -1,42 +1,23 @@
 """Maps of measured and predicted expression."""
 
-import warnings
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import did_you_mean
-from gdml.expression import Normalization
-from gdml.metrics import pearson_per_gene
 from gdml.pp._validate import libraries
 
-from ._common import finish, given_axes
-from ._figure import new_axes
-from ._spots import SpotLayout, draw_spots, scale_bar, spot_layout
-
-_SCALES = {"minmax": (0, 100), "robust": (2, 98)}  # percentiles that become 0 and 1
-
-
-class _Panel(NamedTuple):
-    kind: str
-    values: NDArray[np.float64]
-
-
-class _Group(NamedTuple):
-    """One gene on one slide: measured, predicted, or both."""
-
-    gene: str
-    library: str
-    panels: list[_Panel]
-    pcc: float | None
+from ._common import finish, given_axes, model_names
+from ._figure import new_axes, new_grid
+from ._spatial_draw import SCALES, draw_group, draw_rows
+from ._spatial_groups import find_groups, home_of, unit_of
+from ._spots import spot_layout
 
 
 def spatial_pred(
@@ -45,7 +26,8 @@ def spatial_pred(
     *,
     library_id: str | Sequence[str] | None = None,
     library_key: str | None = None,
-    key: str = _keys.KEY,
+    key: str | Sequence[str] = _keys.KEY,
+    labels: Mapping[str, str] | None = None,
     img: bool = False,
     shape: Literal["hex", "square", "circle"] | None = None,
     size: float = 1.0,
@@ -62,6 +44,13 @@ def spatial_pred(
     alone; where there is no prediction, the measurement. The correlation over the spots of the slide stands in
     the title.
 
+    Several models are compared in columns, as in figure 3 of :cite:t:`Song2026`: measured expression, then a column a
+    model, with a row for each gene (and slide). A map stays empty where a model did not predict the gene; spots without
+    a value, in no test fold for instance, are left out.
+
+    Where the model was selected on the spots that it predicts (protocol ``"paper"`` of :func:`gdml.tl.cross_validate`),
+    the correlation is named optimistic.
+
     Parameters
     ----------
     adata
@@ -75,7 +64,11 @@ def spatial_pred(
         Column of ``adata.obs`` with the slide of each spot. By default the one that :func:`gdml.pp.tile`
         recorded, else ``'library_id'``.
     key
-        Name under which the predictions are stored.
+        Name under which the predictions are stored; several names compare several models, in this order. Measured
+        expression is that of the first of them that has it in ``adata.obsm[f"{key}_measured"]``, else
+        ``adata.obsm["gdml_measured"]``.
+    labels
+        What to write above a column instead of the key without ``gdml_``; with several models.
     img
         Draw the spots over the H&E image (``hires`` of ``adata.uns['spatial']``).
     shape
@@ -91,7 +84,7 @@ def spatial_pred(
         Name of a matplotlib colour map.
     ncols
         Genes in a row of the figure, each with its measured and its predicted panel. By default all genes where there
-        are several slides (a row each), else two.
+        are several slides (a row each), else two. With several models always one.
     ax
         Axes to draw on, one a panel; a new figure by default.
     show
@@ -106,7 +99,7 @@ def spatial_pred(
     Raises
     ------
     KeyError
-        If a gene or a slide is unknown, or an image is asked for and absent.
+        If a gene, a slide or a model is unknown, or an image is asked for and absent.
     ValueError
         If a parameter has a value that does not exist, or ``ax`` has too many or too few axes.
 
@@ -120,32 +113,48 @@ def spatial_pred(
     >>> import gdml
     >>> gdml.tl.evaluate(adata)  # doctest: +SKIP
     >>> gdml.pl.spatial_pred(adata, ["FASN", "GNAS"])  # doctest: +SKIP
+    >>> gdml.pl.spatial_pred(adata, "FASN", key=["gdml_ridge", "gdml_triplex"])  # doctest: +SKIP
     """
-    if scale not in (*_SCALES, None):
+    if scale not in (*SCALES, None):
         raise ValueError(f"`scale` is {scale!r}; it must be 'minmax', 'robust' or None.")
+    keys = [key] if isinstance(key, str) else list(dict.fromkeys(key))
+    if not keys:
+        raise ValueError("`key` is empty; name one model at least.")
+    compare = len(keys) > 1
+    if compare and ncols not in (None, 1):
+        raise ValueError(f"`ncols` is {ncols!r}, but several models take a row for each gene; leave it out.")
+    names = model_names(keys, labels)
+    home = home_of(adata, keys)
     if library_key is None:
-        library_key = str(adata.uns.get(key, {}).get(_keys.TILES, {}).get("library_key", _keys.LIBRARY))
+        library_key = str(adata.uns.get(home, {}).get(_keys.TILES, {}).get("library_key", _keys.LIBRARY))
     slides = _slides(adata, library_key, library_id)
     genes = [genes] if isinstance(genes, str) else list(genes)
-    groups = _groups(adata, genes, slides, key)
+    groups = find_groups(adata, genes, slides, keys)
     layouts = {
-        name: spot_layout(adata, name, rows, shape=shape, size=size, img=img, key=key) for name, rows in slides.items()
+        name: spot_layout(adata, name, rows, shape=shape, size=size, img=img, key=home) for name, rows in slides.items()
     }
-    if ncols is None:
-        ncols = len(genes) if len(slides) > 1 else min(2, len(genes))
-
+    unit = unit_of(adata, keys)
     several = len(slides) > 1
-    if ax is None:
-        counts = [len(group.panels) for group in groups]
-        axes = new_axes([layouts[group.library] for group in groups], counts, ncols=ncols, row_label=several)
-    else:
+    spots = [layouts[group.library] for group in groups]
+    if ax is not None:
         axes = given_axes(ax, sum(len(group.panels) for group in groups))
-    unit = _unit(adata, key)
+
+    if compare:
+        if ax is None:
+            warn = any(panel.optimistic for panel in groups[0].panels)
+            rows = [group.library for group in groups]
+            axes = new_grid(spots, rows, len(groups[0].panels), names=names.values(), warn=warn)
+        draw_rows(axes, groups, spots, names, scale, cmap, unit, name_slides=several)
+        return finish(np.array(axes, dtype=object), show, return_fig)
+    if ncols is None:
+        ncols = len(genes) if several else min(2, len(genes))
+    if ax is None:
+        axes = new_axes(spots, [len(group.panels) for group in groups], ncols=ncols, row_label=several)
     remaining = iter(axes)
-    for i, group in enumerate(groups):
+    for i, (group, layout) in enumerate(zip(groups, spots, strict=True)):
         own = [next(remaining) for _ in group.panels]
         named = several and (ax is not None or i % ncols == 0)
-        _draw_group(own, group, layouts[group.library], scale, cmap, unit, row_label=named)
+        draw_group(own, group, layout, scale, cmap, unit, row_label=named)
     return finish(np.array(axes, dtype=object), show, return_fig)
 
 
@@ -158,95 +167,3 @@ def _slides(adata: AnnData, library_key: str, library_id: str | Sequence[str] | 
     if unknown:
         raise KeyError(f"`library_id` names the unknown slide {unknown[0]!r}. {did_you_mean(unknown[0], slides)}")
     return {name: slides[name] for name in wanted}
-
-
-def _groups(adata: AnnData, genes: list[str], slides: dict[str, NDArray[np.intp]], key: str) -> list[_Group]:
-    """List what is to be drawn: slides one after the other, each with all genes."""
-    tables = {"measured": adata.obsm.get(_keys.measured(key)), "predicted": adata.obsm.get(key)}
-    tables = {kind: table for kind, table in tables.items() if isinstance(table, pd.DataFrame)}
-    if not tables:
-        raise KeyError(
-            f"`adata.obsm` holds neither predictions ({key!r}) nor measured expression ({_keys.measured(key)!r}); run "
-            "gdml.tl.predict(adata), and gdml.tl.evaluate(adata) where there are counts."
-        )
-    if not genes:
-        raise ValueError("`genes` is empty; name one gene at least.")
-    known = pd.Index([]).append([table.columns for table in tables.values()]).unique()
-    for gene in genes:
-        if gene not in known:
-            raise KeyError(f"`genes` names {gene!r}, which is not in the panel. {did_you_mean(gene, known)}")
-    if len(tables) == 2:
-        _warn_of_two_scales(adata, key)
-
-    groups = []
-    for library, rows in slides.items():
-        for gene in genes:
-            values = {kind: table[gene].to_numpy(np.float64)[rows] for kind, table in tables.items() if gene in table}
-            panels = [_Panel(kind, value) for kind, value in values.items() if not np.isnan(value).all()]
-            if not panels:
-                raise KeyError(f"{gene!r} is neither measured nor predicted on slide {library!r}.")
-            pcc = None
-            if len(panels) == 2:
-                pcc = float(pearson_per_gene(*(panel.values[:, None] for panel in panels))[0])
-            groups.append(_Group(gene, library, panels, pcc))
-    return groups
-
-
-def _warn_of_two_scales(adata: AnnData, key: str) -> None:
-    stored = adata.uns.get(key, {})
-    records = [stored.get(_keys.NORMALIZATION), stored.get(_keys.PREDICT, {}).get(_keys.NORMALIZATION)]
-    measured, predicted = (Normalization.from_dict(record) if record else None for record in records)
-    if measured and predicted and measured != predicted:
-        warnings.warn(
-            f"Measured ({measured}) and predicted expression ({predicted}) are on different scales; "
-            "run gdml.tl.evaluate(adata), which brings the counts to the scale of the model.",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def _draw_group(
-    axes: list[Axes], group: _Group, spots: SpotLayout, scale: str | None, cmap: str, unit: str, row_label: bool
-) -> None:
-    shown = [panel.values for panel in group.panels]
-    if scale is None:
-        norm, ticks = Normalize(min(map(np.nanmin, shown)), max(map(np.nanmax, shown))), None
-    else:
-        shown = [_scaled(values, *_SCALES[scale]) for values in shown]
-        norm, ticks, unit = Normalize(0, 1), [0, 1], "scaled expression"
-    for ax, panel, values in zip(axes, group.panels, shown, strict=True):
-        drawn = draw_spots(ax, spots, values, cmap=cmap, norm=norm)
-        score = "" if group.pcc is None or panel.kind == "measured" else f", PCC {_two_digits(group.pcc)}"
-        ax.set_title(panel.kind + score, loc="right", fontsize="medium")
-    axes[0].set_title(group.gene, loc="left", fontsize="medium", fontstyle="italic")
-    if row_label:
-        axes[0].set_ylabel(group.library)
-    scale_bar(axes[0], spots)
-    width = axes[-1].get_window_extent().width / axes[-1].figure.dpi
-    bar = axes[-1].inset_axes((1 + 0.08 / width, 0.1, 0.09 / width, 0.8))
-    axes[-1].figure.colorbar(drawn, cax=bar, ticks=ticks)
-    bar.set_ylabel(unit, fontsize="small", labelpad=3 if scale is None else -4)
-    bar.tick_params(labelsize="small", length=2)
-    bar.spines[:].set_visible(False)
-
-
-def _two_digits(pcc: float) -> str:
-    return "undefined" if np.isnan(pcc) else f"{round(pcc, 2) + 0:.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _scaled(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """Values as fractions of the way from one percentile to another."""
-    low = np.nanpercentile(values, low, method="higher")
-    high = np.nanpercentile(values, high, method="lower")
-    return np.clip((values - low) / (high - low or 1), 0, 1)
-
-
-def _unit(adata: AnnData, key: str) -> str:
-    """Name the values, for the colour bar."""
-    stored = adata.uns.get(key, {})
-    record = stored.get(_keys.PREDICT, {}).get(_keys.NORMALIZATION) or stored.get(_keys.NORMALIZATION)
-    if not record:
-        return "expression"
-    norm = Normalization.from_dict(record)
-    per = f"counts per {norm.target_sum:,.0f}"
-    return {"e": f"ln({per} + 1)", "2": f"log2({per} + 1)", "10": f"log10({per} + 1)", "none": per}[norm.log]
