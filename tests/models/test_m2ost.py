@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gdml.models import Shape
-from gdml.models.m2ost import M2OST, PRESETS, CrossLevel, M2OSTConfig, M2OSTLayer, around_center
+from gdml.models.m2ost import M2OST, CrossLevel, M2OSTConfig, M2OSTLayer, around_center
 from gdml.training.config import TrainingConfig
 
 SMALL = {"width": 16, "depth": 1, "heads": 2, "hidden": 12}
@@ -171,12 +171,6 @@ def test_a_region_of_more_tiles_is_cut_to_its_middle(make_batch, shape):
     narrow, large = make(shape), make(wide)
     expected = narrow(batch).prediction
     torch.testing.assert_close(large(replace(batch, neighbors=neighbors, neighbor_mask=mask)).prediction, expected)
-
-
-def test_presets_can_be_built(shape):
-    assert PRESETS["small"] == M2OSTConfig()
-    for config in PRESETS.values():
-        assert isinstance(M2OST(replace(config, depth=1), shape), M2OST)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,14 +70,6 @@ class M2OSTConfig:
             raise ValueError(f"`hidden` must be {N_LEVELS} or more, found {self.hidden}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1), found {self.dropout}.")
-
-
-#: Sizes of the authors' code.
-PRESETS = {
-    "small": M2OSTConfig(),
-    "base": M2OSTConfig(width=256, depth=8, heads=4, hidden=512),
-    "large": M2OSTConfig(width=384, depth=12, heads=6, hidden=768),
-}
 
 
 class CrossLevel(nn.Module):
@@ -164,7 +156,6 @@ class M2OST(SpotModel):
 
     config_class = M2OSTConfig
     citation: ClassVar[str] = "Wang et al. (2025), M2OST, AAAI; arXiv 2401.10608"
-    presets: ClassVar[dict[str, Any]] = PRESETS
     recipe = {
         "optimizer": "adam",
         "learning_rate": 1e-4,
