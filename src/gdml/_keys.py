@@ -27,6 +27,11 @@ def embedding(name: str) -> str:
     return f"X_{name}"
 
 
+def expression_embedding(key: str = KEY) -> str:
+    """Obsm: embedding of the measured expression in the shared space."""
+    return f"X_{key}_expression"
+
+
 def of_model(label: str, key: str = KEY) -> str:
     """Obsm, layers, uns: predictions of one of several models."""
     return f"{key}_{label}".replace("/", "_")

@@ -10,8 +10,8 @@ from anndata import AnnData
 def all_or_nothing(adata: AnnData, key: str) -> Iterator[None]:
     """Undo what the block wrote to ``adata`` where it fails.
 
-    A verb that runs missing steps (tiles, features, normalisation) lets each of them write; where a later one
-    refuses, the earlier ones must not stay (none of them writes layers). Features on disk do stay, for the next call.
+    A verb that runs missing steps (tiles, features, normalisation, prediction) lets each of them write; where a later
+    one refuses, the earlier ones must not stay. Features on disk do stay, for the next call.
 
     Parameters
     ----------
@@ -23,6 +23,7 @@ def all_or_nothing(adata: AnnData, key: str) -> Iterator[None]:
     stored = adata.uns.get(key)
     ours = None if stored is None else dict(stored)
     obsm, var = dict(adata.obsm), adata.var.copy()
+    layer = adata.layers.get(key)
     try:
         yield
     except BaseException:
@@ -31,4 +32,8 @@ def all_or_nothing(adata: AnnData, key: str) -> Iterator[None]:
         else:
             adata.uns[key] = ours
         adata.obsm, adata.var = obsm, var
+        if layer is not None:
+            adata.layers[key] = layer
+        else:
+            adata.layers.pop(key, None)
         raise

@@ -17,7 +17,7 @@ HIRES = "hires"
 IN_MEMORY = "in memory"
 
 
-def check_adata(adata: AnnData, *, copy: bool = False) -> None:
+def check_adata(adata: AnnData, *, copy: bool = False, name: str = "adata") -> None:
     """Refuse what the verbs can't write to: a view, a backed object, ambiguous names, no spots.
 
     Parameters
@@ -26,6 +26,8 @@ def check_adata(adata: AnnData, *, copy: bool = False) -> None:
         What the user gave.
     copy
         Whether a copy is written to, so that a view does no harm.
+    name
+        Of the argument, for messages.
 
     Raises
     ------
@@ -36,20 +38,20 @@ def check_adata(adata: AnnData, *, copy: bool = False) -> None:
     """
     if not isinstance(adata, AnnData):
         hint = '; pass the table: sdata.tables["table"]' if hasattr(adata, "tables") else ""
-        raise TypeError(f"`adata` must be an AnnData, found {type(adata).__name__}{hint}.")
+        raise TypeError(f"`{name}` must be an AnnData, found {type(adata).__name__}{hint}.")
     if adata.isbacked:
-        raise ValueError("`adata` is backed: load it with adata = adata.to_memory() first.")
+        raise ValueError(f"`{name}` is backed: load it with {name} = {name}.to_memory() first.")
     if adata.is_view and not copy:
-        raise ValueError("`adata` is a view: call adata = adata.copy() first.")
+        raise ValueError(f"`{name}` is a view: call {name} = {name}.copy() first.")
     if adata.n_obs == 0:
-        raise ValueError("`adata` has no spots.")
+        raise ValueError(f"`{name}` has no spots.")
     for names, what, mend in (
         (adata.obs_names, "spot names (obs_names)", "obs_names_make_unique"),
         (adata.var_names, "gene names (var_names)", "var_names_make_unique"),
     ):
         if not names.is_unique:
             twice = names[names.duplicated()].unique()
-            raise ValueError(f"`adata` has duplicate {what}: {some(twice)}; call adata.{mend}().")
+            raise ValueError(f"`{name}` has duplicate {what}: {some(twice)}; call {name}.{mend}().")
 
 
 def spot_coordinates(adata: AnnData, spatial_key: str = _keys.SPATIAL) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Tools: train a model, predict, evaluate, compare."""
+"""Tools: train a model, predict, evaluate, compare, retrieve."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from ._evaluate import evaluate
     from ._fit import fit
     from ._predict import predict
+    from ._retrieve import retrieve
 
-__all__ = ["Comparison", "ablate", "cross_validate", "evaluate", "fit", "predict"]
+__all__ = ["Comparison", "ablate", "cross_validate", "evaluate", "fit", "predict", "retrieve"]
 
 _MODULES = {name: f"_{name.lower()}" for name in __all__}
 

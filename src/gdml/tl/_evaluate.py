@@ -15,7 +15,7 @@ from gdml.pp._counts import library_of_each_spot
 from gdml.pp._normalize import measured_expression, record_measured
 from gdml.pp._validate import check_adata
 
-from ._genes import GeneMatch, match_genes, recorded_key, why_none
+from ._genes import GeneMatch, match_as_predicted, why_none
 
 ALL = "all"
 
@@ -118,10 +118,7 @@ def evaluate(
     if library_key is None:
         library_key = str(stored.get(_keys.TILES, {}).get("library_key", _keys.LIBRARY))
     genes = predicted.columns
-    before = recorded_key(adata, stored.get(_keys.PREDICT, {}).get("gene_key"))
-    match = match_genes(adata, genes, gene_key or before)
-    if not match.n and gene_key is None:  # names have changed since
-        match = match_genes(adata, genes)
+    match = match_as_predicted(adata, genes, gene_key, stored.get(_keys.PREDICT, {}))
     present = match.present
     if not match.n:
         raise ValueError(f"There is nothing to score. {why_none(adata, genes, gene_key)}")

@@ -1,8 +1,9 @@
 """The genes of a panel in an AnnData: by symbol or Ensembl id, in ``var_names`` or a column of ``var``."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,7 @@ def match_genes(adata: AnnData, panel: Sequence[str], gene_key: str | None = Non
     KeyError
         If there is no such column.
     """
-    found = [_match(_names(adata, key), panel, key) for key in _candidates(adata, gene_key)]
+    found = [match_names(_names(adata, key), panel, key) for key in _candidates(adata, gene_key)]
     match = max(found, key=lambda m: m.n)  # the first of equals
     if match.ambiguous:
         logg.warning(
@@ -79,9 +80,16 @@ def match_genes(adata: AnnData, panel: Sequence[str], gene_key: str | None = Non
     return match
 
 
-def recorded_key(adata: AnnData, record: str | None) -> str | None:
-    """Name what the genes were matched by before, if it is still there."""
-    return record if record in adata.var or record == VAR_NAMES else None
+def match_as_predicted(
+    adata: AnnData, panel: Sequence[str], gene_key: str | None, record: Mapping[str, Any]
+) -> GeneMatch:
+    """Find the genes by what a prediction's record says, where ``gene_key`` is None and that still finds any."""
+    before = record.get("gene_key")
+    if gene_key is None and (before in adata.var or before == VAR_NAMES):
+        match = match_genes(adata, panel, before)
+        if match.n:
+            return match
+    return match_genes(adata, panel, gene_key)
 
 
 def why_none(adata: AnnData, panel: Sequence[str], gene_key: str | None = None) -> str:
@@ -95,7 +103,7 @@ def why_none(adata: AnnData, panel: Sequence[str], gene_key: str | None = None) 
     )
     mend = "in a column of `adata.var`, and name it with gene_key="
     by_case = max((_ignoring_case(panel, _names(adata, key)) for key in keys), key=len)
-    if any(_match(_names(adata, key), panel, key).ambiguous for key in keys):
+    if any(match_names(_names(adata, key), panel, key).ambiguous for key in keys):
         return text + f"Some occur more than once, so that none of them can be told: put unique names {mend}."
     if by_case:
         return text + (
@@ -134,7 +142,8 @@ def _names(adata: AnnData, key: str) -> pd.Index:
     return pd.Index(column.where(column.notna(), "").astype(str), dtype=object)
 
 
-def _match(names: pd.Index, panel: Sequence[str], key: str) -> GeneMatch:
+def match_names(names: pd.Index, panel: Sequence[str], key: str) -> GeneMatch:
+    """Find the genes of a panel among names that stand in ``key``."""
     exact = pd.Index(panel, dtype=object)
     columns: NDArray[np.intp] = np.full(len(exact), -1, np.intp)
     twice = np.zeros(len(exact), bool)
