@@ -291,7 +291,8 @@ def test_ridge(fitted):
         ({"model": "gene_dml"}, ValueError, "`model` is 'gene_dml', which is not known. Did you mean 'gene-dml'"),
         ({"groups": "patients"}, KeyError, "`groups` is 'patients', which is no column of obs. Did you mean 'patient'"),
         ({"preset": "her2"}, ValueError, "`preset` is 'her2'. Did you mean 'her2st'"),
-        ({"model": "ridge", "preset": "her2st"}, ValueError, "`preset` is 'her2st', but the model 'ridge' has none"),
+        ({"model": "ridge", "preset": "her2st"}, ValueError, "`preset` is 'her2st'. .*'hest'"),
+        ({"model": "stnet", "preset": "her2st"}, ValueError, "`preset` is 'her2st', but the model 'stnet' has none"),
         ({"config": {"widht": 3}}, ValueError, "`config` has no field 'widht'. Did you mean 'width'"),
         ({"config": {"group_target": "x"}}, ValueError, "`group_target` is 'x'"),
         ({"training": {"lr": 3}}, ValueError, "`training` has no field 'lr'"),
@@ -404,3 +405,10 @@ def test_spots_that_share_a_grid_position(ready, small):
         0, ready.obs.columns.get_indexer(["array_row", "array_col"])
     ]
     refused(ready, ValueError, "Slide 'S1': 2 spots share a grid position", **small)
+
+
+def test_a_preset_that_is_no_recipe_of_a_data_set_leaves_the_scale_alone(synthetic_adata):
+    gdml.pp.select_genes(synthetic_adata, 20)
+    gdml.tl.fit(synthetic_adata, "ridge", preset="hest")
+    assert synthetic_adata.uns["gdml"]["normalization"]["order"] == "all"
+    assert not synthetic_adata.uns["gdml"]["normalization"]["smooth"]

@@ -62,6 +62,8 @@ class SpotModel(nn.Module):
     citation: ClassVar[str]
     #: Configs of published recipes, by name.
     presets: ClassVar[dict[str, Any]] = {}
+    #: Normalisation of the expression that ``presets`` are for, where the user has chosen none.
+    preset_normalization: ClassVar[str] = "scanpy"
     #: Fields of :class:`gdml.training.TrainingConfig` in which the model's own recipe differs from ours.
     recipe: ClassVar[Mapping[str, Any]] = {}
     #: The same for each of ``presets``, where the published training is another.

@@ -77,6 +77,7 @@ class GeneDML(SpotModel):
     citation: ClassVar[str] = "Song, Fan, Chang, Cai (2026), Gene-DML, WACV; arXiv 2507.14670"
     presets: ClassVar[dict[str, Any]] = PRESETS
     preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESET_RECIPES
+    preset_normalization = "paper"
     shared_space = True
     config: GeneDMLConfig
 

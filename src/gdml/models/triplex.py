@@ -128,6 +128,7 @@ class Triplex(SpotModel):
     config_class = TriplexConfig
     citation: ClassVar[str] = "Chung, Ha, Im, Lee (2024), TRIPLEX, CVPR; arXiv 2403.07592"
     presets: ClassVar[dict[str, Any]] = PRESETS
+    preset_normalization = "paper"
     recipe = {
         "optimizer": "adam",
         "learning_rate": 1e-4,

@@ -57,16 +57,17 @@ def fit(
     adata
         Spots of the training slides, with counts.
     model
-        Name of the model: ``"gene-dml"`` or ``"ridge"``.
+        Name of the model, one of :func:`gdml.models.list_models`.
     groups
         Column of ``adata.obs`` with the group (patient) of each slide. Slides of one group are held out
         together. None: each slide is its own group, which lets a patient stand on both sides.
     preset
-        ``"her2st"``, ``"stnet"`` or ``"skinst"``: the paper's own model and training recipe for that data set
-        :cite:p:`Song2026`. Where :func:`gdml.pp.normalize` was not run, the expression is then the paper's too.
-        None: our defaults.
+        Published settings of a model, by name. Of Gene-DML :cite:p:`Song2026` and TRIPLEX :cite:p:`Chung2024`:
+        ``"her2st"``, ``"stnet"``, ``"skinst"``, the paper's own model and training for that data set; where
+        :func:`gdml.pp.normalize` was not run, the expression is then the paper's too. Of ridge regression:
+        ``"hest"``, the probe of the HEST benchmark. None: our defaults.
     config
-        Fields of the model's config that differ (see :class:`gdml.models.GeneDMLConfig`).
+        Fields of the model's config that differ, for instance of :class:`gdml.models.GeneDMLConfig`.
     training
         Settings of the loop that differ, or a whole :class:`gdml.training.TrainingConfig`.
     validation
@@ -134,7 +135,7 @@ def fit(
         raise KeyError(f"`groups` is {groups!r}, which is no column of obs. {did_you_mean(groups, adata.obs.columns)}")
 
     with all_or_nothing(adata, key_added):
-        _run_missing_steps(adata, preset, key_added)
+        _run_missing_steps(adata, "scanpy" if preset is None else model_class.preset_normalization, key_added)
         measured = adata.obsm[_keys.measured(key_added)]
         data: SpotData = _gather(adata, measured, groups, model_class.needs, key_added)
         n_side = int(adata.uns[key_added][_keys.TILES]["n_side"])
@@ -185,14 +186,13 @@ def fit(
     return trained
 
 
-def _run_missing_steps(adata: AnnData, preset: str | None, key: str) -> None:
+def _run_missing_steps(adata: AnnData, scale: str, key: str) -> None:
     stored = adata.uns.get(key, {})
     if _keys.TILES not in stored:
         logg.info("fit: running gdml.pp.tile(adata) with its defaults")
         tile(adata, key_added=key)
     # counts are checked before hours are spent on features
     if _keys.measured(key) not in adata.obsm or _keys.NORMALIZATION not in adata.uns[key]:
-        scale = "scanpy" if preset is None else "paper"
         logg.info(f"fit: running gdml.pp.normalize(adata, normalization={scale!r})")
         normalize(adata, normalization=scale, library_key=adata.uns[key][_keys.TILES]["library_key"], key_added=key)
     if _keys.FEATURES not in adata.uns[key]:
