@@ -223,10 +223,19 @@ def test_picture_of_an_ablation(ablated, looks_the_same):
     looks_the_same(pl.ablation(ablated, return_fig=True), "ablation")
 
 
-def test_the_results_of_tl_are_drawn():
-    """What tests/pl makes up has the parts of what gdml.tl returns."""
+@pytest.mark.parametrize("optimistic", [False, True])
+def test_the_results_of_tl_are_drawn(ablated, optimistic):
     from gdml.tl import Comparison
 
-    made = {"scores", "protocol", "note", "optimistic", "variants", "runs"}
-    assert made <= Comparison.__dataclass_fields__.keys()
-    assert all(callable(getattr(Comparison, part)) for part in ("intervals", "slides"))
+    runs = ablated.scores[["model", "fold", "seed"]].drop_duplicates().assign(status="done")
+    scores = ablated.scores.assign(n_spots=100)
+    note = "OPTIMISTIC: of the test fold" if optimistic else ""
+    result = Comparison(scores, runs, "paper" if optimistic else "nested", note, optimistic, ablated.variants)
+    table = result.intervals().query("metric == 'pcc_a'").set_index("model")["mean"]
+    names, means = rows(pl.benchmark(result)[0])
+    np.testing.assert_allclose(means, table[names])
+    assert len(pl.benchmark(result, folds=["B4 to C"])) == 2
+    np.testing.assert_allclose(pl.ablation(result)[1].lines[-1].get_ydata(), table[["tau=0.05", "default", "tau=0.1"]])
+    figure = pl.gene_scores(None, key=result, return_fig=True)
+    assert f"k=6 {table['k=6']:.2f}" in [text.get_text() for text in figure.axes[0].texts]
+    assert (figure._suptitle is not None) == optimistic

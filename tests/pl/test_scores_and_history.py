@@ -126,5 +126,5 @@ def test_pl_loads_no_torch():
     import subprocess
     import sys
 
-    code = "import sys; from gdml.pl import gene_scores, history, spatial_pred; sys.exit('torch' in sys.modules)"
+    code = "import sys; from gdml.pl import ablation, benchmark, embedding, gene_scores, history, spatial_pred; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

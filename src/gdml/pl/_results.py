@@ -122,7 +122,7 @@ def tell_protocol(result: Any, axes: Sequence[Axes], *, own_figure: bool) -> Non
         box = {"facecolor": RED, "edgecolor": RED, "pad": 3}
         style = {"color": "white", "fontsize": size, "fontweight": "bold", "bbox": box}
     if not own_figure:
-        first.set_title(text, loc="left", **style)
+        first.set_title(text, loc="left", pad=10, **style)
         return
     figure.get_layout_engine().set(h_pad=0.08)  # the box stands out of its text
     above = figure.suptitle(text, **style)
