@@ -120,7 +120,7 @@ def embedding(
         drawn = rng.permutation(len(both))[: _PAIRS if pairs is True else int(pairs)]
         lines = np.stack([xy[i[drawn]], xy[len(of_image) + j[drawn]]], axis=1)
         ax.add_collection(LineCollection(list(lines), colors=BLACK, linewidths=0.6, alpha=0.4, zorder=3))
-    area = float(np.clip(16_000 / len(xy), 2, 24)) if size is None else size
+    area = float(np.clip(12_000 / len(xy), 2, 24)) if size is None else size
     for rows, points, filled in ((of_image, xy[: len(of_image)], True), (of_profile, xy[len(of_image) :], False)):
         order = rng.permutation(len(rows))  # no category lies on top of the others
         own = (BLUE if filled else ORANGE) if colors is None else colors.rgba[rows[order]]
