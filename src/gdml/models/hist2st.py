@@ -1,8 +1,8 @@
 """Hist2ST on frozen features: attention over a slide, then a graph of its nearest spots."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from gdml._errors import did_you_mean
 
 from ._base import Shape, SpotModel
 from .batch import Batch, Output, Slides
-from .histogene import SpotTransformer
+from .histogene import SLIDE_RECIPE, SpotTransformer
 from .layers import Dropout
 from .scales import FEATURES, TARGETS, Scalers
 from .zinb import size_factors, zinb_loss
@@ -41,7 +41,7 @@ class Hist2STConfig:
     zinb_weight
         Weight of the likelihood of the raw counts; 0 for none.
     n_views
-        Altered copies of the features in each training step; 0 for none.
+        Altered copies of the features in each training step (paper: 5); 0 for none.
     view_dropout, view_noise
         Rate at which entries of a copy are zeroed, and standard deviation of the normal noise that is added, in
         units of the scaled features.
@@ -63,7 +63,7 @@ class Hist2STConfig:
     n_neighbors: int = 4
     self_loop: bool = False
     zinb_weight: float = 0.25
-    n_views: int = 5
+    n_views: int = 1
     view_dropout: float = 0.1
     view_noise: float = 0.1
     distillation_weight: float = 0.5
@@ -121,19 +121,17 @@ class Hist2ST(SpotModel):
 
     config_class = Hist2STConfig
     citation: ClassVar[str] = "Zeng et al. (2022), Hist2ST, Briefings in Bioinformatics 23:bbac297"
-    # a batch is a whole slide
-    recipe = {
-        "optimizer": "adam",
-        "learning_rate": 1e-5,
-        "batch_size": 100_000,
-        "slides_per_batch": 1,
-        "max_epochs": 350,
-        "patience": 20,
-        "warmup_steps": 0,
-        "decay_epochs": 50,
-        "decay": 0.9,
-        "clip": 0.0,
-        "average": 0.0,
+    presets: ClassVar[dict[str, Any]] = {"paper": Hist2STConfig(n_views=5)}
+    recipe = SLIDE_RECIPE
+    preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {
+            **SLIDE_RECIPE,
+            "learning_rate": 1e-5,
+            "max_epochs": 350,
+            "patience": 20,
+            "decay_epochs": 50,
+            "decay": 0.9,
+        }
     }
     needs = frozenset({"counts"})
     config: Hist2STConfig

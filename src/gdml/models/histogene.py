@@ -1,8 +1,8 @@
 """HisToGene on frozen features: a transformer over all spots of a slide, with learnt positions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,17 @@ from .batch import Batch, Output, Slides
 from .branches import Packing
 from .layers import Block, Dropout
 from .scales import FEATURES, TARGETS, Scalers
+
+#: A batch is a whole slide, and an epoch as many steps as there are slides.
+SLIDE_RECIPE: dict[str, Any] = {
+    "optimizer": "adam",
+    "learning_rate": 1e-4,
+    "batch_size": 100_000,
+    "slides_per_batch": 1,
+    "warmup_steps": 0,
+    "clip": 0.0,
+    "average": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -101,17 +112,11 @@ class HisToGene(SpotModel):
 
     config_class = HisToGeneConfig
     citation: ClassVar[str] = "Pang, Su, Li (2021), HisToGene, bioRxiv 2021.11.28.470212"
-    # a batch is a whole slide
-    recipe = {
-        "optimizer": "adam",
-        "learning_rate": 1e-5,
-        "batch_size": 100_000,
-        "slides_per_batch": 1,
-        "max_epochs": 100,
-        "patience": 20,
-        "warmup_steps": 0,
-        "clip": 0.0,
-        "average": 0.0,
+    presets: ClassVar[dict[str, Any]] = {"paper": HisToGeneConfig()}
+    # a batch is a whole slide; the paper's rate is set for the 3,000 steps that 100 epochs of its slides are
+    recipe = SLIDE_RECIPE
+    preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {**SLIDE_RECIPE, "learning_rate": 1e-5, "max_epochs": 100, "patience": 20}
     }
     needs = frozenset()
     config: HisToGeneConfig

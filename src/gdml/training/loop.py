@@ -71,6 +71,8 @@ def predict_rows(
     """
     model.eval()
     predictions, embeddings = [], []
+    if not model.needs & {"tokens", "neighbors", "nearest"}:
+        batch_size = len(rows)  # a slide passes through whole, whatever is cut from it: once is enough
     rows, back = rows.sort()
     with fabric.autocast():
         for batch in data.in_order(rows, batch_size, model.needs):
@@ -95,7 +97,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     """Adam, SGD with momentum 0.9, or AdamW that decays matrices alone."""
     learnt = [p for p in model.parameters() if p.requires_grad]
     if config.optimizer == "adam":
-        return torch.optim.Adam(learnt, lr=config.learning_rate)
+        return torch.optim.Adam(learnt, lr=config.learning_rate, fused=True)
     if config.optimizer == "sgd":
         return torch.optim.SGD(learnt, lr=config.learning_rate, momentum=_MOMENTUM)
     groups = [
