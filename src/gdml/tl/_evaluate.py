@@ -149,8 +149,8 @@ def evaluate(
     }
     overall = summary.loc[ALL]
     logg.info(
-        f"PCC(A) {overall['pcc_a']:.3f}, MSE {overall['mse']:.3f} over {count(len(slides), 'slide')} and {count(len(scored), 'gene')} "
-        f"({match}); per gene in .var[{_keys.score('pcc', key)!r}]"
+        f"PCC(A) {overall['pcc_a']:.3f}, MSE {overall['mse']:.3f} over {count(len(slides), 'slide')}, {match}; "
+        f"per gene in .var[{_keys.score('pcc', key)!r}]"
     )
     return summary.copy()
 
