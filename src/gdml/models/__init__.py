@@ -3,20 +3,46 @@
 from ._base import Shape, SpotModel, get_model, list_models, register
 from ._gene_dml_config import GeneDMLConfig
 from .batch import Batch, Nearest, Output, Slides
+from .bleep import BLEEP, BLEEPConfig
+from .egn import EGN, EGNConfig
 from .gene_dml import GeneDML
+from .hist2st import Hist2ST, Hist2STConfig
+from .histogene import HisToGene, HisToGeneConfig
+from .m2ost import M2OST, M2OSTConfig
+from .nh2st import NH2ST, NH2STConfig
 from .ridge import Ridge, RidgeConfig
+from .scales import Scalers
+from .stnet import STNet, STNetConfig
+from .triplex import Triplex, TriplexConfig
 
 __all__ = [
+    "EGN",
+    "M2OST",
+    "NH2ST",
     "Batch",
+    "BLEEP",
+    "BLEEPConfig",
+    "EGNConfig",
     "GeneDML",
     "GeneDMLConfig",
+    "HisToGene",
+    "HisToGeneConfig",
+    "Hist2ST",
+    "Hist2STConfig",
+    "M2OSTConfig",
+    "NH2STConfig",
     "Nearest",
     "Output",
     "Ridge",
     "RidgeConfig",
+    "STNet",
+    "STNetConfig",
+    "Scalers",
     "Shape",
     "Slides",
     "SpotModel",
+    "Triplex",
+    "TriplexConfig",
     "get_model",
     "list_models",
     "register",

@@ -28,10 +28,8 @@ class Hist2STConfig:
     ----------
     width
         Width of all layers.
-    depth, heads, dropout
-        Of the attention layers.
-    mlp
-        Width of their feed-forward layers, as a multiple of ``width``.
+    depth, heads, mlp, dropout
+        Of the attention layers; ``mlp`` is the width of their feed-forward layers, as a multiple of ``width``.
     graph_depth
         GraphSAGE layers.
     n_neighbors

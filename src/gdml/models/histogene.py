@@ -36,10 +36,8 @@ class HisToGeneConfig:
     ----------
     width
         Width of the transformer.
-    depth, heads, dropout
-        Of the transformer layers.
-    mlp
-        Width of their feed-forward layers, as a multiple of ``width``.
+    depth, heads, mlp, dropout
+        Of the transformer layers; ``mlp`` is the width of their feed-forward layers, as a multiple of ``width``.
     features
         Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
     targets

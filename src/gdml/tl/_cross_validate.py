@@ -94,7 +94,7 @@ def cross_validate(
     ``.obsm['gdml_{model}_measured']`` : DataFrame, float32
         Measured expression of the same spots and genes.
     ``.uns['gdml_{model}']['predict']`` : dict
-        ``name``, ``protocol``, ``normalization``, ``panel``.
+        ``name``, ``protocol``, ``optimistic``, ``normalization``, ``panel``.
 
     Raises
     ------

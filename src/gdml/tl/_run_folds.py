@@ -305,6 +305,7 @@ def write_predictions(adata: AnnData, plan: Plan, results: Results, key: str) ->
             _keys.PREDICT: {
                 "name": candidate.name,
                 "protocol": plan.setting.protocol.name,
+                "optimistic": plan.setting.protocol.select_on_test,
                 "normalization": plan.maker.normalization.to_dict(),
                 "panel": panel.to_numpy(dtype=object),
             }
