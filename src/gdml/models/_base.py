@@ -70,7 +70,7 @@ class SpotModel(nn.Module):
     preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: Parts of a :class:`gdml.models.Batch` that it reads, of tokens, neighbors, counts, nearest.
     needs: ClassVar[frozenset[str]] = frozenset({"tokens", "neighbors"})
-    #: Image and expression share a space: ``Output.embedding`` and ``embed_expression`` are in it.
+    #: Whether image and expression share a space, which ``Output.embedding`` and ``embed_expression`` are in.
     shared_space: ClassVar[bool] = False
     #: Solved in ``prepare``; there is nothing to iterate.
     closed_form: ClassVar[bool] = False

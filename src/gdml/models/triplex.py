@@ -21,7 +21,7 @@ BRANCHES = ("target", "neighbor", "global")
 
 @dataclass(frozen=True)
 class TriplexConfig:
-    """Settings of TRIPLEX; the defaults are the paper's for HER2ST.
+    """Settings of TRIPLEX; the defaults are the paper's for HER2ST, but for ``width``, ``features`` and ``targets``.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class TriplexConfig:
         divided by its standard deviation too, or ``"raw"`` (paper).
     """
 
-    width: int = 512
+    width: int = 192
     neighbor_depth: int = 4
     neighbor_heads: int = 4
     neighbor_mlp: int = 4
@@ -84,7 +84,7 @@ class TriplexConfig:
 
 
 #: The authors' configurations, by data set.
-_HER2ST = TriplexConfig()
+_HER2ST = TriplexConfig(width=512)
 PRESETS = {
     "her2st": _HER2ST,
     "stnet": replace(
