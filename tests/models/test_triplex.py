@@ -177,7 +177,7 @@ def test_one_module_or_two(shape):
 
 
 def test_presets_can_be_built():
-    assert PRESETS["her2st"] == TriplexConfig()
+    assert PRESETS["her2st"] == replace(TriplexConfig(), width=512)
     for config in PRESETS.values():
         assert config.width == 512 and isinstance(Triplex(config, Shape(32, 5, 5, 7)), Triplex)
 
@@ -190,7 +190,7 @@ def test_presets_can_be_built():
         ({"targets": "mean"}, "`targets` is 'mean'"),
         ({"distillation": 1.5}, r"`distillation` must lie in \[0, 1\], found 1.5"),
         ({"global_depth": 0}, "`global_depth` must be 1 or more"),
-        ({"fusion_heads": 7}, "`fusion_heads` must divide `width`: found 7 heads for width 512"),
+        ({"fusion_heads": 7}, "`fusion_heads` must divide `width`: found 7 heads for width 192"),
     ],
 )
 def test_config_says_what_is_wrong(options, message):
