@@ -4,13 +4,12 @@ import csv
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
-from gdml.slides import um_per_px_from_neighbors
+from gdml.slides import um_per_px_from_grid, um_per_px_from_neighbors
 
 REPOSITORY = "MahmoodLab/hest"
 TABLE = "HEST_v1_*.csv"
@@ -114,7 +113,7 @@ def _read(folder: Path, sample: str, row: Mapping[str, str]) -> tuple[ad.AnnData
     pitch = _pitch(row)
     metadata = {"source_image_path": str(image.resolve()), "spot_pitch_um": pitch}
     part.uns["spatial"] = {sample: {"images": {}, "scalefactors": {}, "metadata": metadata}}
-    return part, _scale(sample, xy, pitch, row)
+    return part, _scale(sample, part, pitch, row)
 
 
 def _pitch(row: Mapping[str, str]) -> float:
@@ -122,9 +121,13 @@ def _pitch(row: Mapping[str, str]) -> float:
     return max(float(row["inter_spot_dist"]), float(row["spot_diameter"]))
 
 
-def _scale(sample: str, xy: Any, pitch: float, row: Mapping[str, str]) -> float:
+def _scale(sample: str, part: ad.AnnData, pitch: float, row: Mapping[str, str]) -> float:
     """Micrometres per pixel: HEST's own, unless the pitch of the spots says otherwise."""
-    said, measured = float(row["pixel_size_um_estimated"]), um_per_px_from_neighbors(xy, pitch)
+    said, xy = float(row["pixel_size_um_estimated"]), part.obsm["spatial"]
+    try:
+        measured = um_per_px_from_grid(xy, part.obs["array_row"], part.obs["array_col"], pitch)
+    except (KeyError, ValueError):  # no grid, or not that of these coordinates
+        measured = um_per_px_from_neighbors(xy, pitch)
     if abs(said / measured - 1) <= _AGREE:
         return said
     print(

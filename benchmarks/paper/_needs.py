@@ -15,8 +15,8 @@ import gdml
 from gdml.datasets._fetch import read_blobs
 from gdml.datasets._her2st import _files_of
 
-#: Mean of the sections B4, C2, C3, C4, C6: counts, spots and image.
-HER2ST_SECTION = 4_756_000
+#: Bytes of a file of HER2ST by its folder: means of the sections B4, C2, C3, C4, C6.
+HER2ST_BYTES = {"ST-cnts": 802_000, "ST-spotfiles": 8_000, "ST-imgs": 3_946_000}
 _TILES_A_SPOT = {"exact": 25, "lattice": 4}  # docs/guide/encoders.md: about 4 on legacy ST, 2 on Visium
 
 
@@ -88,8 +88,8 @@ def find_needs(
         needs.files[name] = missing
         if missing and paper_set.hest:
             needs.download += sum(sizes(missing).values())
-        elif missing:
-            needs.download += len({Path(path).name.split(".")[0].split("_")[0] for path in missing}) * HER2ST_SECTION
+        else:
+            needs.download += sum(HER2ST_BYTES[path.split("/")[0]] for path in missing)
         needs.spots += round(paper_set.n_spots * len(slides) / len(paper_set.patients))
     needs.weights = weights_to_fetch(encoder)
     needs.tiles = needs.spots * _TILES_A_SPOT[neighbors]
