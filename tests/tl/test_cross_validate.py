@@ -290,7 +290,7 @@ def test_a_gene_without_variance_in_a_fold_is_left_out_and_counted(ready, tmp_pa
         ({"seeds": 0}, ValueError, "`seeds` is 0"),
         ({"seeds": [1, 1]}, ValueError, "different seeds"),
         ({"normalize": {"n_gene": 3}}, ValueError, "`normalize` has no argument 'n_gene'"),
-        ({"normalize": {"n_genes": 10_000}}, ValueError, "`n_genes` is 10000"),
+        ({"normalize": {"n_genes": 10_000}}, ValueError, "Fold '.*': `n_genes` is 10000.*arguments of `normalize`"),
         ({"normalize": {"layer": "raw"}}, KeyError, "`layer` is 'raw'"),
         ({"validation": "blok"}, ValueError, "`validation` is 'blok'. Did you mean 'block'"),
     ],

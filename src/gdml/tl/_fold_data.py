@@ -64,6 +64,11 @@ class FoldData:
         return replace(part, expression=None, counts=None)
 
     @property
+    def test_slide(self) -> NDArray[np.intp]:
+        """(n_test,) number of the test slide of each test spot."""
+        return self.both.slide[len(self.both) - len(self.rows) :].numpy() - self.n_train
+
+    @property
     def measured(self) -> NDArray[np.float32]:
         """(n_test, M) expression of the test spots."""
         return self.both.expression[len(self.both) - len(self.rows) :].numpy()  # type: ignore[index]
@@ -117,19 +122,26 @@ class FoldMaker:
         """Rows of the AnnData, in the order of the run's spots."""
         return self._order[self.everything.rows_of(self.names.index(slide)).numpy()]
 
-    def make(self, fold: Fold) -> FoldData:
-        """Choose the panel on the training slides, and bring the expression of all slides of the fold to scale.
+    def panel(self, fold: Fold) -> pd.Index:
+        """Choose the panel of a fold on its training slides.
 
         Raises
         ------
         ValueError
             If fewer genes pass the rule than asked for.
         """
+        rows = np.sort(np.concatenate([self._rows(slide) for slide in fold.train]))
+        try:
+            chosen, _ = choose_panel(self._counts[rows].copy(), **self._panel_rule)
+        except ValueError as error:
+            raise ValueError(f"Fold {fold.name!r}: {error} They are arguments of `normalize`.") from error
+        return self._counts.var_names[chosen]
+
+    def make(self, fold: Fold, panel: pd.Index) -> FoldData:
+        """Bring the expression of the panel genes of all slides of the fold to scale."""
         import torch
 
         rows = {side: np.concatenate([self._rows(s) for s in names]) for side, names in _sides(fold)}
-        chosen, _ = choose_panel(self._counts[np.sort(rows["train"])].copy(), **self._panel_rule)
-        panel = self._counts.var_names[chosen]
         order = np.concatenate([rows["train"], rows["test"]])
         part = self._counts[order].copy()
         measured = measured_expression(part, panel, self.normalization)

@@ -117,12 +117,13 @@ def run_plan(plan: Plan) -> Results:
     store = RunStore(plan.folder)
     for candidate in plan.candidates:
         candidate.check(replace(shape_of(plan.maker.everything), n_genes=1))
+    panels = [plan.maker.panel(fold) for fold in plan.folds]
     total = len(plan.folds) * sum(len(plan.seeds_of(candidate)) for candidate in plan.candidates)
     scores, rows = [], []
     results = Results(pd.DataFrame(), pd.DataFrame(), {}, {})
     with tqdm(total=total, desc="cross_validate", unit="run", disable=None) as bar:
-        for fold in plan.folds:
-            data = plan.maker.make(fold)
+        for fold, panel in zip(plan.folds, panels, strict=True):
+            data = plan.maker.make(fold, panel)
             results.data[fold.name] = (data.rows, data.panel, data.measured)
             for candidate in plan.candidates:
                 for seed in plan.seeds_of(candidate):
@@ -248,8 +249,7 @@ def _parts(plan: Plan, data: FoldData) -> list[NDArray[np.intp]]:
     """Test spots over which a correlation is taken: slide by slide, or all of the fold."""
     if plan.setting.protocol.pooled:
         return [np.arange(len(data.rows))]
-    slide = data.test.slide.numpy()
-    return [np.flatnonzero(slide == i) for i in range(len(data.fold.test))]
+    return [np.flatnonzero(data.test_slide == i) for i in range(len(data.fold.test))]
 
 
 def _scores(plan: Plan, data: FoldData, label: str, seed: int, run: Finished) -> pd.DataFrame:
