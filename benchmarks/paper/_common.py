@@ -10,7 +10,7 @@ import anndata as ad
 from _hest import read_samples
 from _hub import download
 from _measure import measure_encoder, training_seconds
-from _needs import check_disk, find_needs, report_needs
+from _needs import add_features, check_disk, find_needs, report_needs
 from _sets import PaperSet
 
 import gdml
@@ -101,8 +101,14 @@ def prepare(
     PermissionError, ConnectionError, OSError
         If access is not granted, the hub can't be reached, or a disk is too small.
     """
+    needs = find_needs(wanted, options.folder, options.encoder)
+    if not (options.tiles_per_s and options.spots_per_s):
+        print(
+            "Measuring how fast this machine encodes and trains (not with --tiles-per-s and --spots-per-s).", flush=True
+        )
     encoding = measure_encoder(options.encoder, options.tokens, options.device, options.tiles_per_s)
-    needs = find_needs(wanted, options.folder, options.encoder, encoding, options.neighbors)
+    add_features(needs, encoding, options.neighbors)
+    check_disk(needs, options.folder)
     trained, slides = next(iter(wanted.values()))
     spots = trained.n_spots * len(slides) / len(trained.patients)
     needs.training = training_seconds(
@@ -117,7 +123,6 @@ def prepare(
         spots_per_s=options.spots_per_s,
     )
     report_needs(needs, mbit_s=options.mbit_s)
-    check_disk(needs, options.folder)
     if options.check:
         return None
     if not needs.nothing_to_fetch and not options.yes:

@@ -55,13 +55,7 @@ class Needs:
         return not self.weights and not any(self.files.values())
 
 
-def find_needs(
-    wanted: Mapping[str, tuple[PaperSet, Sequence[str]]],
-    folder: Path,
-    encoder: str,
-    encoding: Encoding,
-    neighbors: str,
-) -> Needs:
+def find_needs(wanted: Mapping[str, tuple[PaperSet, Sequence[str]]], folder: Path, encoder: str) -> Needs:
     """Look what is there, and ask the hub for the rest.
 
     Parameters
@@ -70,10 +64,8 @@ def find_needs(
         Sets with their slides, by name.
     folder
         Of downloads.
-    encoder, neighbors
+    encoder
         As in :func:`gdml.pp.embed`.
-    encoding
-        Rate and sizes of the encoder.
 
     Raises
     ------
@@ -82,7 +74,7 @@ def find_needs(
     ConnectionError
         If it can't be reached.
     """
-    needs = Needs(tiles_per_s=encoding.tiles_per_s)
+    needs = Needs(weights=weights_to_fetch(encoder))
     for name, (paper_set, slides) in wanted.items():
         missing = missing_files(paper_set, slides, folder)
         needs.files[name] = missing
@@ -91,11 +83,14 @@ def find_needs(
         else:
             needs.download += sum(HER2ST_BYTES[path.split("/")[0]] for path in missing)
         needs.spots += round(paper_set.n_spots * len(slides) / len(paper_set.patients))
-    needs.weights = weights_to_fetch(encoder)
-    needs.tiles = needs.spots * _TILES_A_SPOT[neighbors]
+    return needs
+
+
+def add_features(needs: Needs, encoding: Encoding, neighbors: str) -> None:
+    """Count tiles and the bytes of their features."""
+    needs.tiles, needs.tiles_per_s = needs.spots * _TILES_A_SPOT[neighbors], encoding.tiles_per_s
     # float16: the spot's tokens and its pooled vector, and one vector for each further tile
     needs.features = 2 * encoding.dim * (needs.spots * encoding.n_tokens + needs.tiles)
-    return needs
 
 
 def missing_files(paper_set: PaperSet, slides: Sequence[str], folder: Path) -> list[str]:

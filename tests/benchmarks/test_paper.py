@@ -188,7 +188,8 @@ def test_needs_are_counted_from_files_and_rates(paper, hub, tmp_path):
     needs, sets, measure = paper("_needs"), paper("_sets"), paper("_measure")
     encoding = measure.Encoding(tiles_per_s=10, n_tokens=50, dim=100)
     slides = ["A1", "A2", "B1"]
-    found = needs.find_needs({"her2st": (sets.HER2ST, slides)}, tmp_path, "stain", encoding, "exact")
+    found = needs.find_needs({"her2st": (sets.HER2ST, slides)}, tmp_path, "stain")
+    needs.add_features(found, encoding, "exact")
     assert len(found.files["her2st"]) == 9 and found.download == 3 * sum(needs.HER2ST_BYTES.values())
     assert found.spots == round(13620 * 3 / 36) and found.tiles == 25 * found.spots
     assert found.features == 2 * 100 * found.spots * (50 + 25)
