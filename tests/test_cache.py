@@ -56,7 +56,16 @@ def test_an_empty_cache(cache):
 
 def test_what_is_listed(cache, filled):
     found = gdml.settings.list_cache().set_index("name")
-    assert sorted(found["kind"]) == ["features", "features", "features", "her2st", "models", "runs", "runs", "synthetic"]
+    assert sorted(found["kind"]) == [
+        "features",
+        "features",
+        "features",
+        "her2st",
+        "models",
+        "runs",
+        "runs",
+        "synthetic",
+    ]
     row = found.loc[filled["stain-1"].name]
     assert (row["encoder"], row["image"], row["tiles"]) == ("stain-1", "img", 10)
     assert row["bytes"] == sum(p.stat().st_size for p in filled["stain-1"].rglob("*") if p.is_file()) and row["size"]
