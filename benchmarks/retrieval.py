@@ -24,7 +24,7 @@ def main() -> None:
     last = test.n_obs - 1
     print("| | place of its own expression | among the first ten | of its patient |\n|---|---:|---:|---:|")
     for name in names:
-        model = gdml.tl.fit(train, name, key_added="gdml")
+        model = gdml.tl.fit(train, name)
         new = test.copy()
         every = gdml.tl.retrieve(new, new, model=model, n_neighbors=test.n_obs, include_self=True)
         own = every.loc[every["query"] == every["match"], "rank"] - 1
