@@ -6,7 +6,7 @@ import torch
 
 import gdml
 from gdml.encoders import get_encoder
-from gdml.pp._load_features import load_features
+from gdml.spots.features import load_features
 
 from ._slide import scratch, tiled
 

@@ -56,7 +56,7 @@ class Entry:
 
     def remove(self) -> None:
         """Delete the files, and the folder where nothing else is left in it."""
-        from gdml.features._units import locked
+        from gdml.features.units import locked
 
         with locked(self.path) if self.kind == "features" else nullcontext():
             if self.kind in ("features", "models", "runs"):

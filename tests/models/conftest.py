@@ -5,7 +5,7 @@ import torch
 
 from gdml import metrics
 from gdml.models import Batch, Nearest, Shape, Slides, get_model
-from gdml.models._base import make_config
+from gdml.models.base import make_config
 from gdml.training import SpotData, make_fabric, predict_rows, train
 from gdml.training.config import make_training_config
 

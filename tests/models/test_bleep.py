@@ -7,7 +7,7 @@ import torch
 
 import gdml
 from gdml.models import Shape, get_model
-from gdml.models._base import make_config
+from gdml.models.base import make_config
 from gdml.models.bleep import BLEEPConfig, soft_clip_loss
 from gdml.training import TrainedModel, make_fabric, predict_rows, train
 from gdml.training.config import make_training_config

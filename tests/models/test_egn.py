@@ -7,7 +7,7 @@ import torch
 
 import gdml
 from gdml.models import Shape, egn, get_model
-from gdml.models._base import make_config
+from gdml.models.base import make_config
 from gdml.models.egn import EGN, EGNConfig, mean_pcc
 from gdml.training import TrainedModel, make_fabric, train
 from gdml.training.config import make_training_config

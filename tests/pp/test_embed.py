@@ -17,9 +17,9 @@ from gdml.encoders import CustomEncoder, get_encoder
 from gdml.features import distinct_tiles, open_path
 from gdml.pp import _memory, load_features
 from gdml.pp._extract import turned
-from gdml.pp._neighbors import neighbor_tiles, turned_order
 from gdml.pp._read_ahead import read_ahead
 from gdml.pp._tokens import thin_tokens
+from gdml.slides.neighbors import neighbor_tiles, turned_order
 
 SIDE = 16  # px of a tile, in the image and for the encoder
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 import gdml
-from gdml.pp._validate import check_adata, libraries, open_tiled, resolve_image, spot_coordinates
 from gdml.slides import open_slide
+from gdml.spots.coordinates import check_adata, libraries, spot_coordinates
+from gdml.spots.images import open_tiled, resolve_image
 
 PITCH_PX, SIZE = 100, (700, 900)  # legacy ST: 200 um a step, 2 um per px
 

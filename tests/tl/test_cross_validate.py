@@ -217,7 +217,7 @@ def test_the_papers_protocol_chooses_the_epoch_on_the_test_fold(ready, small, tm
     import torch
 
     from gdml.models import GeneDML
-    from gdml.models._base import make_config
+    from gdml.models.base import make_config
     from gdml.training import make_fabric, make_training_config, predict_rows, train
 
     options = {"model": "gene-dml", **small, "training": {**small["training"], "max_epochs": 6, "patience": 6}}
@@ -229,7 +229,7 @@ def test_the_papers_protocol_chooses_the_epoch_on_the_test_fold(ready, small, tm
     work = ready[order].copy()
     panel = list(ready.obsm["gdml_m"].columns[ready.obsm["gdml_m"][test].notna().all()])
     gdml.pp.normalize(work, genes=panel, normalization="paper")
-    from gdml.tl._spots import spot_data
+    from gdml.spots.data import spot_data
     from gdml.tl._training import shape_of
 
     data, _ = spot_data(work, key="gdml", expression=work.obsm["gdml_measured"].to_numpy(np.float32))

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scanpy import logging
 
-from gdml.tl._genes import match_genes, why_none
+from gdml.spots.genes import match_genes, why_none
 
 PANEL = ("ACTB", "GAPDH", "CD3E")
 IDS = ("ENSG00000075624", "ENSG00000111640", "ENSG00000198851")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gdml
-from gdml.models._base import Shape, get_model, make_config
+from gdml.models.base import Shape, get_model, make_config
 from gdml.training import TrainedModel, make_fabric, predict_rows, weights_digest
 
 CONFIG = {

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gdml._errors import some
 
-from . import _units
+from . import units as _units
 from ._spec import FORMAT, FeatureSpec
 
 _HEAD = "store.json"

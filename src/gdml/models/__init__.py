@@ -1,7 +1,7 @@
 """Models: features of spots to expression. One file a model."""
 
-from ._base import Shape, SpotModel, get_model, list_models, register
 from ._gene_dml_config import GeneDMLConfig
+from .base import Shape, SpotModel, get_model, list_models, register
 from .batch import Batch, Nearest, Output, Slides
 from .bleep import BLEEP, BLEEPConfig
 from .egn import EGN, EGNConfig

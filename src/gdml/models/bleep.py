@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 
 from gdml._errors import did_you_mean
 
-from ._base import Shape, SpotModel
 from .bank import ReferenceBank, nearest_rows
+from .base import Shape, SpotModel
 from .batch import Batch, Output
 from .layers import Dropout
 from .scales import FEATURES, TARGETS, Scalers

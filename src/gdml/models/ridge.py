@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from gdml._errors import did_you_mean
 
-from ._base import Shape, SpotModel
+from .base import Shape, SpotModel
 from .batch import Batch, Output
 from .linear import RidgeMap, pooled_features, stripes
 

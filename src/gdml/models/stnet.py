@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from gdml._errors import did_you_mean
 
-from ._base import Shape, SpotModel
+from .base import Shape, SpotModel
 from .batch import Batch, Output
 from .scales import FEATURES, TARGETS, Scalers
 

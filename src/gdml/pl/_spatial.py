@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import did_you_mean
-from gdml.pp._validate import libraries
+from gdml.spots.coordinates import libraries
 
 from ._common import finish, given_axes, model_names
 from ._figure import new_axes, new_grid

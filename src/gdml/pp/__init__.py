@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gdml.spots.features import load_features
+
     from ._embed import embed
-    from ._load_features import load_features
     from ._normalize import normalize
     from ._select_genes import select_genes
     from ._tile import tile
@@ -14,6 +15,8 @@ __all__ = ["embed", "load_features", "normalize", "select_genes", "tile"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load_features":
+        return import_module("gdml.spots.features").load_features
     if name in __all__:
         return getattr(import_module(f"._{name}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,15 +15,16 @@ from gdml._errors import did_you_mean, some
 from gdml._settings import settings
 from gdml.features import TileStores
 from gdml.slides import Slide
+from gdml.slides.neighbors import N_VIEWS, Neighbors, neighbor_tiles
+from gdml.spots.coordinates import check_adata, libraries, spot_coordinates
+from gdml.spots.features import PARTS
+from gdml.spots.images import HIRES, open_tiled
+from gdml.spots.undo import all_or_nothing
 
 from ._embed_slide import embed_slide
 from ._extract import Extractor
-from ._load_features import PARTS
-from ._neighbors import N_VIEWS, Neighbors, neighbor_tiles
 from ._tile import tile
 from ._tokens import Tokens
-from ._undo import all_or_nothing
-from ._validate import HIRES, check_adata, libraries, open_tiled, spot_coordinates
 
 if TYPE_CHECKING:
     import torch

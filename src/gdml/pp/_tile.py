@@ -13,9 +13,9 @@ from scanpy import logging as logg
 from gdml import _keys
 from gdml._errors import did_you_mean
 from gdml.slides import ScaledSlide, Slide, neighbor_mask, open_slide, tile_side_px
-
-from ._scale import BOUNDS, BOUNDS_HIRES, check_scale_arguments, slide_scale
-from ._validate import HIRES, check_adata, describe_image, libraries, resolve_image, spot_coordinates
+from gdml.spots.coordinates import check_adata, libraries, spot_coordinates
+from gdml.spots.images import HIRES, describe_image, resolve_image
+from gdml.spots.scale import BOUNDS, BOUNDS_HIRES, check_scale_arguments, slide_scale
 
 _COARSE = 4.0  # enlarging tiles more than this shows blur, not cells
 

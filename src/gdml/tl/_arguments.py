@@ -20,7 +20,7 @@ def resolve_settings(
     max_epochs: int | None,
 ) -> tuple[Any, Any, "TrainingConfig"]:
     """Class of the model, its config, and the loop's settings."""
-    from gdml.models._base import get_model, make_config
+    from gdml.models.base import get_model, make_config
     from gdml.training import TrainingConfig, make_training_config
 
     model_class = get_model(name)

@@ -13,8 +13,8 @@ from gdml import _keys
 from gdml._errors import did_you_mean
 from gdml._settings import settings
 from gdml.pp import embed, tile
-from gdml.pp._undo import all_or_nothing
-from gdml.pp._validate import check_adata, spot_coordinates
+from gdml.spots.coordinates import check_adata, spot_coordinates
+from gdml.spots.undo import all_or_nothing
 
 from ._arguments import check_split_arguments
 from ._candidates import make_candidates
@@ -27,7 +27,7 @@ from ._run_folds import Plan, Results, Setting, run_plan
 if TYPE_CHECKING:
     import torch
 
-    from gdml.encoders._device import Precision
+    from gdml.encoders.device import Precision
 
 
 def compare_models(
@@ -49,7 +49,7 @@ def compare_models(
     key: str = _keys.KEY,
 ) -> tuple[Results, Plan]:
     """Run what :func:`gdml.tl.cross_validate` describes; nothing but missing tiles and features is written."""
-    from gdml.encoders._device import resolve_device, use_bf16
+    from gdml.encoders.device import resolve_device, use_bf16
     from gdml.training import make_fabric
 
     check_adata(adata)

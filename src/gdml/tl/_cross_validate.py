@@ -14,7 +14,7 @@ from ._folds import Splits
 if TYPE_CHECKING:
     import torch
 
-    from gdml.encoders._device import Precision
+    from gdml.encoders.device import Precision
 
 
 def cross_validate(

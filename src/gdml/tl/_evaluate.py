@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from gdml import _keys, metrics
 from gdml._errors import count
 from gdml.expression import Normalization
-from gdml.pp._counts import library_of_each_spot
-from gdml.pp._normalize import measured_expression, record_measured
-from gdml.pp._validate import check_adata
-
-from ._genes import GeneMatch, match_as_predicted, why_none
+from gdml.spots.coordinates import check_adata, library_of_each_spot
+from gdml.spots.genes import GeneMatch, match_as_predicted, why_none
+from gdml.spots.measured import measured_expression, record_measured
 
 ALL = "all"
 

@@ -14,8 +14,8 @@ from gdml import _keys
 from gdml._errors import did_you_mean
 from gdml._settings import settings
 from gdml.pp import embed, normalize, tile
-from gdml.pp._undo import all_or_nothing
-from gdml.pp._validate import check_adata, spot_coordinates
+from gdml.spots.coordinates import check_adata, spot_coordinates
+from gdml.spots.undo import all_or_nothing
 
 from ._arguments import check_split_arguments, check_target, resolve_settings
 from ._record import high_genes, plain, split_record, summary, tile_geometry, versions
@@ -24,7 +24,7 @@ from ._training import check_sizes, choose_and_train, make_split
 if TYPE_CHECKING:
     import torch
 
-    from gdml.encoders._device import Precision
+    from gdml.encoders.device import Precision
     from gdml.training import SpotData, TrainedModel, TrainingConfig
 
 
@@ -120,8 +120,8 @@ def fit(
     >>> adata = gdml.datasets.synthetic()
     >>> model = gdml.tl.fit(adata, groups="patient")  # doctest: +SKIP
     """
-    from gdml.encoders._device import resolve_device, use_bf16
-    from gdml.models._base import config_record
+    from gdml.encoders.device import resolve_device, use_bf16
+    from gdml.models.base import config_record
     from gdml.training import SpotData, TrainedModel, make_fabric, weights_digest
 
     check_adata(adata)
@@ -201,7 +201,7 @@ def _run_missing_steps(adata: AnnData, scale: str, key: str) -> None:
 
 
 def _gather(adata: AnnData, measured: Any, groups: str | None, needs: Collection[str], key: str) -> "SpotData":
-    from ._spots import panel_counts, slide_groups, spot_data
+    from gdml.spots.data import panel_counts, slide_groups, spot_data
 
     values = measured.to_numpy(np.float32)
     absent = ~np.isfinite(values).all(0)

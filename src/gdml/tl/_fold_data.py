@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from gdml import _keys
 from gdml._errors import did_you_mean
 from gdml.expression import Normalization, as_normalization
-from gdml.pp._counts import library_of_each_spot, raw_counts
-from gdml.pp._normalize import measured_expression
-from gdml.pp._select_genes import choose_panel
+from gdml.spots.coordinates import library_of_each_spot
+from gdml.spots.counts import raw_counts
+from gdml.spots.data import panel_counts, slide_groups, spot_data
+from gdml.spots.measured import measured_expression
+from gdml.spots.panel import choose_panel
 
 from ._folds import Fold, counts_digest
-from ._spots import panel_counts, slide_groups, spot_data
 
 if TYPE_CHECKING:
     from gdml.training import SpotData

@@ -11,18 +11,18 @@ from scanpy import logging as logg
 
 from gdml import _keys
 from gdml._settings import settings
-from gdml.pp._undo import all_or_nothing
-from gdml.pp._validate import check_adata, spot_coordinates
+from gdml.spots.coordinates import check_adata, spot_coordinates
+from gdml.spots.data import spot_data
+from gdml.spots.genes import GeneMatch, match_genes, why_none
+from gdml.spots.undo import all_or_nothing
 
 from ._features import make_features
-from ._genes import GeneMatch, match_genes, why_none
 from ._record import versions
-from ._spots import spot_data
 
 if TYPE_CHECKING:
     import torch
 
-    from gdml.encoders._device import Precision
+    from gdml.encoders.device import Precision
     from gdml.training import TrainedModel
 
 
@@ -103,7 +103,7 @@ def predict(
     """
     import torch
 
-    from gdml.encoders._device import resolve_device, use_bf16
+    from gdml.encoders.device import resolve_device, use_bf16
     from gdml.training import make_fabric, predict_rows, weights_digest
 
     check_adata(adata, copy=copy)

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import count, did_you_mean, some
-from gdml.pp._counts import library_of_each_spot
-from gdml.pp._undo import all_or_nothing
-from gdml.pp._validate import check_adata
+from gdml.spots.coordinates import check_adata, library_of_each_spot
+from gdml.spots.undo import all_or_nothing
 
 if TYPE_CHECKING:
     import torch
 
-    from gdml.encoders._device import Precision
+    from gdml.encoders.device import Precision
     from gdml.training import TrainedModel
 
 Modality: TypeAlias = Literal["image", "expression"]

@@ -13,10 +13,10 @@ from gdml import _keys
 from gdml._errors import some
 from gdml.expression import Normalization
 from gdml.models import get_model, list_models
-from gdml.pp._normalize import measured_expression
+from gdml.spots.genes import match_as_predicted, match_names, why_none
+from gdml.spots.measured import measured_expression
 from gdml.training import weights_digest
 
-from ._genes import match_as_predicted, match_names, why_none
 from ._predict import predict
 
 if TYPE_CHECKING:

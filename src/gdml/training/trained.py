@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from gdml.models._base import Shape, SpotModel, config_record, get_model, make_config
+from gdml.models.base import Shape, SpotModel, config_record, get_model, make_config
 
 _FORMAT = "gdml-model"
 _FORMAT_VERSION = 1

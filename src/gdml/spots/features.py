@@ -5,9 +5,9 @@ from anndata import AnnData
 
 from gdml import _keys
 from gdml.features import SlideFeatures, TileStores, open_path
+from gdml.slides.neighbors import neighbor_tiles, turned_order
 
-from ._neighbors import neighbor_tiles, turned_order
-from ._validate import libraries, spot_coordinates
+from .coordinates import libraries, spot_coordinates
 
 PARTS = ("own", "neighbors")
 

@@ -1,15 +1,12 @@
-"""What the verbs on expression need of an AnnData: raw counts, checked, and the slide of each spot."""
+"""Raw counts of an AnnData, checked."""
 
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from numpy.typing import NDArray
 
 from gdml._errors import did_you_mean, some
 from gdml.expression import find_bad_count
-
-from ._validate import libraries
 
 
 def raw_counts(adata: AnnData, layer: str | None) -> Any:
@@ -46,14 +43,6 @@ def raw_counts(adata: AnnData, layer: str | None) -> Any:
             "Leave them out: sc.pp.filter_cells(adata, min_counts=1)."
         )
     return counts
-
-
-def library_of_each_spot(adata: AnnData, library_key: str) -> NDArray[np.str_]:
-    """Name of the slide of each spot, length n_obs."""
-    library = np.empty(adata.n_obs, dtype=object)
-    for name, rows in libraries(adata, library_key).items():
-        library[rows] = name
-    return library.astype(str)
 
 
 def _named_layers(adata: AnnData) -> list[str]:

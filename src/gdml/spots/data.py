@@ -12,10 +12,11 @@ from scipy import sparse
 from gdml import _keys
 from gdml._errors import some
 from gdml._grid import is_hexagonal
-from gdml.pp._counts import raw_counts
-from gdml.pp._load_features import load_features
-from gdml.pp._validate import libraries, spot_coordinates
 from gdml.training import SpotData
+
+from .coordinates import libraries, spot_coordinates
+from .counts import raw_counts
+from .features import load_features
 
 
 def spot_data(
