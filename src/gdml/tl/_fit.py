@@ -201,7 +201,8 @@ def _run_missing_steps(adata: AnnData, scale: str, key: str) -> None:
 
 
 def _gather(adata: AnnData, measured: Any, groups: str | None, needs: Collection[str], key: str) -> "SpotData":
-    from gdml.spots.data import panel_counts, slide_groups, spot_data
+    from gdml.spots.data import panel_counts, spot_data
+    from gdml.spots.groups import slide_groups
 
     values = measured.to_numpy(np.float32)
     absent = ~np.isfinite(values).all(0)

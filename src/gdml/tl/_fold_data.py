@@ -15,7 +15,8 @@ from gdml._errors import did_you_mean
 from gdml.expression import Normalization, as_normalization
 from gdml.spots.coordinates import library_of_each_spot
 from gdml.spots.counts import raw_counts
-from gdml.spots.data import panel_counts, slide_groups, spot_data
+from gdml.spots.data import panel_counts, spot_data
+from gdml.spots.groups import slide_groups
 from gdml.spots.measured import measured_expression
 from gdml.spots.panel import choose_panel
 
