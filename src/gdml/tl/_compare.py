@@ -114,4 +114,4 @@ def _run_missing_steps(adata: AnnData, key: str) -> None:
         tile(adata, key_added=key)
     if _keys.FEATURES not in adata.uns[key]:
         logg.info("cross_validate: running gdml.pp.embed(adata) with its defaults")
-        embed(adata, key=key)
+        embed(adata, key_added=key)
