@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdml.models import Slides
-from gdml.models.branches import GridPosition, NeighborTransformer, ScaleFusion, SlideTransformer
+from gdml.models.branches import GridPosition, NeighborTransformer, SlideTransformer
+from gdml.models.gene_dml import ScaleFusion
 
 D = 8
 
@@ -134,4 +135,15 @@ def test_fusion_residual(residual):
     with torch.no_grad():
         inner = made.block(x)
         expected = made.feed_forward(inner) + (inner if residual else 0)
-        torch.testing.assert_close(made(x), expected)
+        assert torch.equal(made(x, torch.ones(3, 6, dtype=torch.bool)), expected)
+
+
+def test_fusion_does_not_attend_to_masked_tokens():
+    torch.manual_seed(0)
+    made, x, inside = ScaleFusion(D, 2, 2, 0.1, residual=True).eval(), torch.randn(3, 6, D), torch.rand(3, 6) > 0.4
+    inside[:, 0] = True
+    with torch.no_grad():
+        found = made(x, inside)
+        for row, keep, answer in zip(x, inside, found, strict=True):
+            alone = made(row[None, keep], torch.ones(1, int(keep.sum()), dtype=torch.bool))
+            torch.testing.assert_close(answer[keep], alone[0], atol=1e-5, rtol=1e-5)

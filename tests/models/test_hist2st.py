@@ -64,8 +64,8 @@ def test_an_unaltered_copy_of_a_slide_is_encoded_as_the_slide(shape, make_batch)
     model = model_of(shape, batch)
     x = model.scalers.pooled(batch.slides.features)
     with torch.no_grad():
-        alone = model._encode([x], batch.slides, batch.index)[0]
-        stacked = model._encode([torch.zeros_like(x), x, x + 1], batch.slides, batch.index)
+        alone = model._encode([x], batch)[0]
+        stacked = model._encode([torch.zeros_like(x), x, x + 1], batch)
     torch.testing.assert_close(stacked[1], alone, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(stacked[0], alone, atol=1e-3)
 

@@ -8,8 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from gdml.models import Shape
-from gdml.models.linear import RidgeMap, pooled_features, stripes
-from gdml.models.ridge import Ridge, RidgeConfig
+from gdml.models.ridge import Ridge, RidgeConfig, RidgeMap, pooled_features
 
 CONFIG = RidgeConfig(selection="gcv", alpha_min=1e-2, alpha_max=1e4, n_alphas=13)
 
@@ -38,7 +37,7 @@ def test_selection_by_stripes(shape, make_batch):
     model = Ridge(replace(CONFIG, selection="stripes"), shape)
     model.prepare(make_batch(part) for part in (range(14), range(14, 24)))
     alone = RidgeMap(64, 7)
-    alone.solve(pooled_features(batch), batch.expression, np.geomspace(1e-2, 1e4, 13).tolist(), stripes(batch))
+    alone.solve(pooled_features(batch), batch.expression, np.geomspace(1e-2, 1e4, 13).tolist(), batch.stripe)
     assert float(model.map.alpha) == float(alone.alpha)
     torch.testing.assert_close(model(batch).prediction, alone(pooled_features(batch)))
     with pytest.raises(ValueError, match="`selection` is 'loo'"):

@@ -189,7 +189,7 @@ def test_presets_can_be_built():
         ({"features": "scale"}, "`features` is 'scale'"),
         ({"targets": "mean"}, "`targets` is 'mean'"),
         ({"distillation": 1.5}, r"`distillation` must lie in \[0, 1\], found 1.5"),
-        ({"global_depth": 0}, "`global_depth` must be 1 or more"),
+        ({"global_depth": 0}, "`global_depth` must be at least 1"),
         ({"fusion_heads": 7}, "`fusion_heads` must divide `width`: found 7 heads for width 192"),
     ],
 )
