@@ -129,7 +129,7 @@ class SpotModel(nn.Module):
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Compute constants (scales, means, reference banks) from the training spots, once, before the first step."""
         if hasattr(self, "scalers"):
-            self.scalers.prepare(batches)
+            self.scalers.prepare(batches, neighbors="neighbors" in self.needs)
 
     def forward(self, batch: Batch) -> Output:
         """Predict the expression of a batch; ``expression`` and ``counts`` must not be read."""

@@ -151,7 +151,7 @@ class BLEEP(SpotModel):
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Keep the expression of the training spots and compute the scales."""
-        self.scalers.prepare(self.bank.fill(batches))
+        super().prepare(self.bank.fill(batches))
         n, k = len(self.bank), self.config.n_neighbors
         if n < k:
             raise ValueError(

@@ -267,7 +267,7 @@ class EGN(SpotModel):
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Keep features and expression of the training spots and compute the scales."""
-        self.scalers.prepare(self.bank.fill(batches))
+        super().prepare(self.bank.fill(batches))
         n, k = len(self.bank), self.config.n_exemplars
         if n - 1 < k:
             raise ValueError(

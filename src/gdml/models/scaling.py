@@ -106,15 +106,16 @@ class Scalers(nn.Module):
         self.target = Standardize(n_genes)
         self.kinds = (features, targets)
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Compute the constants from the training spots."""
+    def prepare(self, batches: Iterable[Batch], *, neighbors: bool = True) -> None:
+        """Compute the constants from the training spots; neighbours count where the model reads them."""
         features, targets = self.kinds
         tokens, pooled = (Moments(len(self.tokens.mean)) for _ in range(2))
         target = Moments(len(self.target.mean))
         for batch in batches:
             tokens.add(batch.tokens.flatten(0, 1))
             pooled.add(batch.pooled)
-            pooled.add(batch.neighbors[batch.neighbor_mask])
+            if neighbors:
+                pooled.add(batch.neighbors[batch.neighbor_mask])
             if batch.expression is not None:
                 target.add(batch.expression)
         if features == "standardize":
