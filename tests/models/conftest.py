@@ -6,6 +6,7 @@ import torch
 from gdml import metrics
 from gdml.models import Batch, Nearest, Shape, Slides, get_model
 from gdml.models.base import make_config
+from gdml.models.ridge import stripes
 from gdml.training import SpotData, make_fabric, predict_rows, train
 from gdml.training.config import make_training_config
 
@@ -42,11 +43,14 @@ def make_batch(shape):
             tokens=tokens[index],
             neighbors=(neighbors * mask[..., None])[index],
             neighbor_mask=mask[index],
+            pooled=tokens[index, 0],
+            slide=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[index],
+            spot=index,
+            stripe=torch.cat([stripes(part) for part in grid.split(lengths)])[index],
             slides=Slides(tokens[:, 0], grid, tuple(lengths), nearest),
             index=index,
             expression=measured[index] if expression else None,
             counts=torch.poisson(measured.exp(), generator=g)[index] if expression else None,
-            spot=index,
             nearest=Nearest(tokens[nearest[index]], measured[nearest[index]] if expression else None),
         )
 

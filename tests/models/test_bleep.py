@@ -62,7 +62,7 @@ def test_the_loss_is_the_mean_of_both_directions(spots):
     module = build(spots, dropout=0.0)
     batch = spots.batch(torch.tensor([3, 60, 17, 40]), module.needs)
     losses = module.loss(batch, module(batch), torch.Generator())
-    image = module.image(module.scalers.pooled(batch.local)).detach()
+    image = module.image(module.scalers.pooled(batch.pooled)).detach()
     gene = module.gene(batch.expression - spots.expression.mean(0)).detach()  # centred on the training spots
     of_image, of_gene = soft_clip_by_loops(image, gene, 1.0)
     assert losses["loss_image"].item() == pytest.approx(of_image, rel=1e-4)
@@ -80,7 +80,7 @@ def test_the_prediction_as_a_loop_has_it(spots, weighting, normalize):
     batch = spots.batch(torch.arange(15, 30), module.needs)
     with torch.no_grad():
         output = module(batch)
-        image = module.image(module.scalers.pooled(batch.local)).numpy()
+        image = module.image(module.scalers.pooled(batch.pooled)).numpy()
         gene = module.gene(module.scalers.target(spots.expression[rows])).numpy()
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     for i in range(len(batch)):

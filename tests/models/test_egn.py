@@ -208,7 +208,7 @@ def test_the_paper_has_its_sizes():
 
 
 def test_one_token_is_too_few():
-    with pytest.raises(ValueError, match=r'pooled to one: gdml.pp.embed\(adata, tokens="grid7"\)'):
+    with pytest.raises(ValueError, match=r'pooled to one: call gdml.pp.embed\(adata, tokens="grid7"\)'):
         EGN(EGNConfig(), Shape(32, 1, 5, 6))
 
 

@@ -128,10 +128,10 @@ def test_a_batch_has_the_parts_that_a_model_names(make_data):
     data.counts = torch.ones(len(data), 4)
     bare = data.batch(torch.tensor([3, 40]), ())
     assert bare.tokens.shape == (2, 0, 8) and bare.neighbors.shape == (2, 0, 8) and bare.neighbor_mask.shape == (2, 0)
-    assert bare.counts is None and bare.nearest is None
-    assert torch.equal(bare.local, data.pooled[[3, 40]].float())
+    assert bare.counts is None and bare.nearest is None and bare.slides is None and bare.index is None
+    assert torch.equal(bare.pooled, data.pooled[[3, 40]].float())
     assert torch.equal(bare.spot, torch.tensor([3, 40]))
-    full = data.batch(torch.tensor([3, 40]), ("tokens", "counts", "nearest"))
+    full = data.batch(torch.tensor([3, 40]), ("tokens", "slides", "counts", "nearest"))
     assert full.tokens.shape == (2, 3, 8) and torch.equal(full.counts, torch.ones(2, 4))
     assert torch.equal(full.nearest.tokens, data.tokens[data.nearest[[3, 40]]].float())
     # rows of the batch's slides name the same spots as rows of the run
@@ -165,7 +165,7 @@ def test_selected_slides_are_those_spots_alone(make_data):
 def test_a_batch_moves_with_all_its_parts(make_data):
     data = make_data()
     data.counts = torch.ones(len(data), 4)
-    moved = data.batch(torch.tensor([3, 40]), ("tokens", "neighbors", "counts", "nearest")).to("meta")
+    moved = data.batch(torch.tensor([3, 40]), ("tokens", "neighbors", "slides", "counts", "nearest")).to("meta")
     parts = [
         moved.tokens,
         moved.counts,

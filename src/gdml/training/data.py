@@ -10,10 +10,11 @@ from scipy.spatial import KDTree
 from torch import Generator, Tensor
 
 from gdml.models.batch import Batch, Nearest, Slides
+from gdml.models.ridge import stripes
 
 #: Spots of ``Slides.nearest``, the spot itself included.
 N_NEAREST = 9
-_PARTS = ("tokens", "neighbors")
+_PARTS = ("tokens", "neighbors", "slides")
 
 
 @dataclass
@@ -106,27 +107,41 @@ class SpotData:
 
         ``needs`` are the parts that a model names, see :class:`gdml.models.Batch`.
         """
+        has_tokens, has_neighbors = "tokens" in needs, "neighbors" in needs
+        slides, index = self._context(rows) if "slides" in needs else (None, None)
+        return Batch(
+            tokens=(self.tokens[rows] if has_tokens else self.tokens[rows, :0]).float(),
+            pooled=self.pooled[rows].float(),
+            neighbors=(self.neighbors[rows] if has_neighbors else self.neighbors[rows, :0]).float(),
+            neighbor_mask=self.neighbor_mask[rows] if has_neighbors else self.neighbor_mask[rows, :0],
+            slide=self.slide[rows],
+            spot=rows,
+            stripe=self.stripe[rows],
+            slides=slides,
+            index=index,
+            expression=None if self.expression is None else self.expression[rows],
+            counts=None if self.counts is None or "counts" not in needs else self.counts[rows],
+            nearest=self._nearest(rows) if "nearest" in needs else None,
+        )
+
+    @cached_property
+    def stripe(self) -> Tensor:
+        """Stripe of the slide that each spot lies in, (n,) int64."""
+        each = [stripes(self.grid[self.rows_of(slide)]) for slide in range(len(self.names)) if self._lengths[slide]]
+        return torch.cat(each)
+
+    def _context(self, rows: Tensor) -> tuple[Slides, Tensor]:
         touched = self.slide[rows].unique()
         context = torch.cat([self.rows_of(int(slide)) for slide in touched])
         place = torch.full((len(self),), -1, dtype=torch.int64)
         place[context] = torch.arange(len(context))
-        has_tokens, has_neighbors = "tokens" in needs, "neighbors" in needs
-        return Batch(
-            tokens=(self.tokens[rows] if has_tokens else self.tokens[rows, :0]).float(),
-            neighbors=(self.neighbors[rows] if has_neighbors else self.neighbors[rows, :0]).float(),
-            neighbor_mask=self.neighbor_mask[rows] if has_neighbors else self.neighbor_mask[rows, :0],
-            slides=Slides(
-                self.pooled[context].float(),
-                self.grid[context],
-                tuple(self._lengths[touched].tolist()),
-                place[self.nearest[context]],
-            ),
-            index=place[rows],
-            expression=None if self.expression is None else self.expression[rows],
-            counts=None if self.counts is None or "counts" not in needs else self.counts[rows],
-            spot=rows,
-            nearest=self._nearest(rows) if "nearest" in needs else None,
+        slides = Slides(
+            self.pooled[context].float(),
+            self.grid[context],
+            tuple(self._lengths[touched].tolist()),
+            place[self.nearest[context]],
         )
+        return slides, place[rows]
 
     def _nearest(self, rows: Tensor) -> Nearest:
         around = self.nearest[rows]
