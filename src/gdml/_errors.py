@@ -1,7 +1,11 @@
-"""Small helpers that make error messages say what was found and what would mend it."""
+"""Small helpers for errors: argument checks, and messages that name what was found and what would mend it."""
 
+import math
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -24,3 +28,74 @@ def some(names: Iterable[object], most: int = 5) -> str:
 def count(n: int, what: str) -> str:
     """Give a number with its noun, in the plural where it is not one: ``"1 slide"``, ``"3 slides"``."""
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def check_number(
+    name: str, value: Any, *, above: float | None = None, at_least: float | None = None, hint: str = ""
+) -> None:
+    """Refuse an argument that is not a finite number within its bounds.
+
+    Parameters
+    ----------
+    name
+        Name of the argument.
+    value
+        What the user passed.
+    above, at_least
+        Exclusive and inclusive lower bound.
+    hint
+        Clause appended to the message.
+
+    Raises
+    ------
+    TypeError
+        If ``value`` is text, a boolean or otherwise not a real number.
+    ValueError
+        If it is NaN, infinite or out of bounds.
+    """
+    end = f"; {hint}." if hint else "."
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number, found {value!r}{end}")
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, found {value!r}{end}")
+    if above is not None and not value > above:
+        raise ValueError(f"`{name}` must be {'positive' if above == 0 else f'above {above}'}, found {value!r}{end}")
+    if at_least is not None and not value >= at_least:
+        raise ValueError(f"`{name}` must be at least {at_least}, found {value!r}{end}")
+
+
+def check_count(name: str, value: Any, *, at_least: int = 1, hint: str = "") -> None:
+    """Refuse an argument that is not a whole number of at least ``at_least``; raises as :func:`check_number` does."""
+    end = f"; {hint}." if hint else "."
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        kind = ValueError if isinstance(value, Real) else TypeError
+        raise kind(f"`{name}` must be a whole number of at least {at_least}, found {value!r}{end}")
+    if value < at_least:
+        raise ValueError(f"`{name}` must be a whole number of at least {at_least}, found {value!r}{end}")
+
+
+def renamed(old: str, old_value: Any, new: str, new_value: Any) -> Any:
+    """Value of a renamed argument, with a FutureWarning where its old name was used.
+
+    Parameters
+    ----------
+    old, old_value
+        Former name and the value passed under it; None where it was not used.
+    new, new_value
+        Present name and its value.
+
+    Returns
+    -------
+    The value to use.
+
+    Raises
+    ------
+    TypeError
+        If both names were used.
+    """
+    if old_value is None:
+        return new_value
+    if new_value is not None:
+        raise TypeError(f"`{old}` was renamed to `{new}`: pass `{new}` alone.")
+    warnings.warn(f"`{old}` was renamed to `{new}`; pass {new}={old_value!r}.", FutureWarning, stacklevel=3)
+    return old_value
