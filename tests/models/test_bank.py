@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gdml.models import bank
-from gdml.models.bank import ReferenceBank, nearest_rows, slide_numbers
+from gdml.models.bank import ReferenceBank, nearest_rows
 
 
 def brute_force(queries, keys, k, exclude=None):
@@ -88,14 +88,6 @@ def test_more_rows_than_exclusion_leaves():
         nearest_rows(torch.ones(1, 2), torch.ones(3, 2), 3, (torch.tensor([0]), torch.arange(3)))
 
 
-def test_the_slide_of_each_spot(spots):
-    rows = torch.tensor([40, 3, 33, 63, 31])
-    assert slide_numbers(spots.batch(rows)).tolist() == [32, 0, 32, 32, 0]
-    assert slide_numbers(spots.batch(rows[[0, 3]])).tolist() == [32, 32]  # the other slide is not in the batch
-    with pytest.raises(ValueError, match="does not number its spots: set `spot`"):
-        slide_numbers(replace(spots.batch(rows), spot=None))
-
-
 @pytest.mark.parametrize("dim", [0, 32])
 def test_a_bank_holds_what_it_is_given(spots, dim):
     made = ReferenceBank(0, 6, dim)
@@ -103,14 +95,14 @@ def test_a_bank_holds_what_it_is_given(spots, dim):
     rows = torch.cat([torch.arange(5, 20), torch.arange(40, 45)])
     passed = [batch.spot for batch in made.fill(spots.in_order(rows, 6))]
     assert torch.equal(torch.cat(passed), rows) and torch.equal(made.spot, rows) and len(made) == 20
-    assert made.slide.tolist() == [0] * 15 + [32] * 5 and made.largest_slide() == 15
+    assert made.slide.tolist() == [0] * 15 + [1] * 5 and made.largest_slide() == 15
     assert torch.equal(made.expression, spots.expression[rows])
     assert torch.equal(made.features, spots.pooled[rows, :dim].float())
     torch.testing.assert_close(made.mean(), spots.expression[rows].mean(0))
 
     batch = spots.batch(torch.tensor([41, 6]))
     assert [x.tolist() for x in made.own_rows(batch, "spot")] == [[41, 6], rows.tolist()]
-    assert made.own_rows(batch, "slide")[0].tolist() == [32, 0]
+    assert made.own_rows(batch, "slide")[0].tolist() == [1, 0]
 
     # the numbers of spots are those of one run, and not saved
     state = made.state_dict()
@@ -121,8 +113,6 @@ def test_a_bank_holds_what_it_is_given(spots, dim):
     assert again.spot.tolist() == again.slide.tolist() == [-1] * 20
 
 
-def test_a_bank_needs_expression_and_numbers(spots):
-    batch = spots.batch(torch.arange(4))
-    for lacking in (replace(batch, expression=None), replace(batch, spot=None)):
-        with pytest.raises(ValueError, match="no expression to learn from, or does not number"):
-            list(ReferenceBank(0, 6).fill([lacking]))
+def test_a_bank_needs_expression(spots):
+    with pytest.raises(ValueError, match="no expression to learn from"):
+        list(ReferenceBank(0, 6).fill([replace(spots.batch(torch.arange(4)), expression=None)]))

@@ -9,8 +9,10 @@ import gdml
 from gdml.models import Shape, get_model
 from gdml.models.base import make_config
 from gdml.models.bleep import BLEEPConfig, soft_clip_loss
-from gdml.training import TrainedModel, make_fabric, predict_rows, train
+from gdml.training import TrainedModel
 from gdml.training.config import make_training_config
+from gdml.training.fabric import make_fabric
+from gdml.training.loop import predict, train
 
 SMALL = {"width": 16, "n_neighbors": 5}
 
@@ -62,7 +64,7 @@ def test_the_loss_is_the_mean_of_both_directions(spots):
     module = build(spots, dropout=0.0)
     batch = spots.batch(torch.tensor([3, 60, 17, 40]), module.needs)
     losses = module.loss(batch, module(batch), torch.Generator())
-    image = module.image(module.scalers.pooled(batch.local)).detach()
+    image = module.image(module.scalers.pooled(batch.pooled)).detach()
     gene = module.gene(batch.expression - spots.expression.mean(0)).detach()  # centred on the training spots
     of_image, of_gene = soft_clip_by_loops(image, gene, 1.0)
     assert losses["loss_image"].item() == pytest.approx(of_image, rel=1e-4)
@@ -80,7 +82,7 @@ def test_the_prediction_as_a_loop_has_it(spots, weighting, normalize):
     batch = spots.batch(torch.arange(15, 30), module.needs)
     with torch.no_grad():
         output = module(batch)
-        image = module.image(module.scalers.pooled(batch.local)).numpy()
+        image = module.image(module.scalers.pooled(batch.pooled)).numpy()
         gene = module.gene(module.scalers.target(spots.expression[rows])).numpy()
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     for i in range(len(batch)):
@@ -143,12 +145,12 @@ def test_the_bank_holds_training_spots_alone(spots):
     data.expression[held] += 100
     model = get_model("bleep")
     loop = make_training_config(model.recipe, {"max_epochs": 2, "batch_size": 20})
-    fabric = make_fabric(torch.device("cpu"), bf16=False)
+    fabric = make_fabric("cpu", precision="fp32")
     make = lambda: model(make_config(model, None, SMALL), Shape(32, 10, 5, 6))
     module, run = train(make, data, rows, loop, fabric, seed=0, validation=held)
     assert torch.equal(module.bank.spot, rows) and torch.equal(module.bank.expression, spots.expression[rows])
     assert module.shape.n_bank == 40 and len(run.history["val_pcc"]) == 2
-    assert predict_rows(module, data, held, fabric)[0].max() < spots.expression.max() + 1e-5
+    assert predict(module, data, fabric, rows=held)[0].max() < spots.expression.max() + 1e-5
 
 
 def test_saved_and_loaded(spots, train_on, predict_spots, tmp_path):
@@ -174,8 +176,8 @@ def test_more_neighbors_than_spots(spots):
     torch.testing.assert_close(found, spots.expression[:20].mean(0).expand(4, -1))
 
 
-def test_features_that_are_all_alike(spots):
-    module = build(replace(spots, pooled=torch.zeros_like(spots.pooled))).eval()
+def test_features_that_are_all_alike(spots, make_spots):
+    module = build(make_spots(pooled=torch.zeros(64, 32))).eval()
     assert module(spots.batch(torch.arange(9), module.needs)).prediction.isfinite().all()
 
 

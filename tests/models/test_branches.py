@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdml.models import Slides
-from gdml.models.branches import GridPosition, NeighborTransformer, ScaleFusion, SlideTransformer
+from gdml.models import Slides, Visitors
+from gdml.models.branches import GridPosition, NeighborTransformer, SlideTransformer
+from gdml.models.gene_dml import ScaleFusion
 
 D = 8
 
@@ -98,6 +101,30 @@ def test_grid_position_agrees_with_loops(seed, a, b):
     np.testing.assert_allclose(found, loop_grid_position(made, slides.features, slide, slides.grid), atol=1e-5)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 30), st.integers(1, 30))
+def test_a_sparse_grid_is_gathered_with_the_same_numbers(seed, a, b):
+    torch.manual_seed(seed)
+    made, slides = GridPosition(D), slides_of(a, b, seed=seed)
+    stretched = replace(slides, grid=slides.grid + torch.tensor([100_000, 0]))
+    made.conv.forward = None  # the dense grid would have a million cells
+    with torch.no_grad():
+        found = made(slides.features, slides.slide, stretched.grid)
+    np.testing.assert_allclose(found, loop_grid_position(made, slides.features, slides.slide, slides.grid), atol=1e-5)
+
+
+def test_both_ways_to_convolve_agree_and_have_the_same_gradients():
+    torch.manual_seed(0)
+    made, slides = GridPosition(D), slides_of(14, 20)
+    results = []
+    for way in (made, lambda x, slide, grid: x + made._gather(x, slide, grid, slide, grid)):
+        x = slides.features.clone().requires_grad_()
+        y = way(x, slides.slide, slides.grid)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, *made.parameters()])])
+    for dense, gathered in zip(*results, strict=True):
+        torch.testing.assert_close(dense, gathered, atol=1e-4, rtol=1e-4)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=4), st.integers(1, 3), st.booleans())
 def test_slides_packed_are_slides_alone(lengths, depth, grad):
@@ -127,6 +154,46 @@ def test_position_on_the_grid_matters():
         assert not torch.allclose(made(slides, slides.features), made(moved, slides.features))
 
 
+def loop_visit(made, slides, visitors):
+    """Pass each visitor alone beside the context of its slide, which must not attend to it."""
+    found = []
+    for x, grid, slide in zip(visitors.features, visitors.grid, visitors.slide, strict=True):
+        own = slides.slide == slide
+        rows, cells = torch.cat([slides.features[own], x[None]]), torch.cat([slides.grid[own], grid[None]])
+        hidden = torch.zeros(len(rows), len(rows))
+        hidden[:-1, -1] = -torch.inf
+        for i, block in enumerate(made.blocks):
+            if i == 1:
+                rows = position_of_the_last(made.position, rows, cells)
+            rows = block(rows[None], hidden[None, None])[0]
+        if len(made.blocks) == 1:
+            rows = position_of_the_last(made.position, rows, cells)
+        found.append(made.norm(rows)[-1])
+    return torch.stack(found)
+
+
+def position_of_the_last(position, rows, cells):
+    """Convolve the context without the last row, and the last row among the context."""
+    zeros = torch.zeros(len(rows), dtype=torch.long)
+    context = position(rows[:-1], zeros[:-1], cells[:-1])
+    return torch.cat([context, position(rows, zeros, cells)[-1:]])
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("lengths", [(12,), (9, 14), (8, 8)])
+def test_visitors_agree_with_a_loop(depth, lengths):
+    made, g = slide_transformer(depth), torch.Generator().manual_seed(1)
+    slides = slides_of(*lengths)
+    # cells beside the context's own
+    cells = torch.tensor([[0, 5], [2, 5], [6, 1], [1, 6], [6, 3]])
+    visitors = Visitors(torch.randn(5, D, generator=g), cells, torch.tensor([0, len(lengths) - 1, 0, 0, 0]))
+    x = torch.cat([slides.features, visitors.features])
+    with torch.no_grad():
+        found = made(slides, x, visitors)
+        assert torch.equal(found[:-5], made(slides, slides.features)), "the context depends on visitors"
+        torch.testing.assert_close(found[-5:], loop_visit(made, slides, visitors), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("residual", [False, True])
 def test_fusion_residual(residual):
     torch.manual_seed(0)
@@ -134,4 +201,15 @@ def test_fusion_residual(residual):
     with torch.no_grad():
         inner = made.block(x)
         expected = made.feed_forward(inner) + (inner if residual else 0)
-        torch.testing.assert_close(made(x), expected)
+        assert torch.equal(made(x, torch.ones(3, 6, dtype=torch.bool)), expected)
+
+
+def test_fusion_does_not_attend_to_masked_tokens():
+    torch.manual_seed(0)
+    made, x, inside = ScaleFusion(D, 2, 2, 0.1, residual=True).eval(), torch.randn(3, 6, D), torch.rand(3, 6) > 0.4
+    inside[:, 0] = True
+    with torch.no_grad():
+        found = made(x, inside)
+        for row, keep, answer in zip(x, inside, found, strict=True):
+            alone = made(row[None, keep], torch.ones(1, int(keep.sum()), dtype=torch.bool))
+            torch.testing.assert_close(answer[keep], alone[0], atol=1e-5, rtol=1e-5)

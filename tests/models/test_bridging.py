@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gdml.models.bridging import Bridge, ExemplarLayer, Projector, ResidualPooling
+from gdml.models.egn import Bridge, ExemplarLayer, Projector, ResidualPooling
 
 
 def by_hand(module, x):

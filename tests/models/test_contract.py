@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from gdml.models import Ridge, RidgeConfig, Shape, SpotModel, _base, get_model, list_models, register
+from gdml.models import Ridge, RidgeConfig, Shape, SpotModel, base, get_model, list_models, register
 
 SMALL = {
     "width": 16,
@@ -39,7 +39,7 @@ def test_a_model_of_ones_own_takes_part():
         assert get_model("own") is Own and "own" in list_models()
         register("own", Own)  # a cell that is run twice
     finally:
-        _base._registered.clear()
+        base._registered.clear()
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdml.models.contrast import group_loss, instance_loss, soft_cross_entropy
-from gdml.models.grouping import kmeans
+from gdml.models.discrimination import group_loss, instance_loss, kmeans, soft_cross_entropy
 
 
 def rows(n, d, seed, *, unit=True):

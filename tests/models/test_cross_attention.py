@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from gdml.models.cross_attention import CrossAttention, CrossBlock, masked_mean
+from gdml.models.layers import CrossAttention, CrossBlock, masked_mean
 
 WIDTH, HEADS = 8, 2
 

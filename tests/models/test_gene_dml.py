@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gdml.models._gene_dml_config import PRESETS
-from gdml.models.contrast import group_loss, instance_loss
-from gdml.models.gene_dml import SCALES, GeneDML
-from gdml.models.linear import RidgeMap, pooled_features, stripes
+from gdml.models.discrimination import group_loss, instance_loss
+from gdml.models.gene_dml import SCALES, GeneDML, _mean
+from gdml.models.gene_dml_config import PRESETS
+from gdml.models.ridge import RidgeMap, pooled_features
 
 #: Small, nothing dropped; what is not named here is off in the paper's model, whatever our defaults are.
 PLAIN = replace(
@@ -217,9 +217,18 @@ def test_embeddings_are_means_over_the_tokens_of_a_scale(shape, make_batch):
     parts = model(batch).parts
     tokens, t = kept["tokens"], shape.n_tokens
     assert tokens.shape == (24, t + 9 + 1, 16)
-    for name, rows in {"local": slice(t), "neighbor": slice(t, t + 9), "global": slice(-1, None)}.items():
-        torch.testing.assert_close(parts[name], tokens[:, rows].mean(1))
-    torch.testing.assert_close(parts["fused"], tokens.mean(1))
+    ones = torch.ones(24, 1, dtype=torch.bool)
+    inside = torch.cat([ones.expand(-1, t), batch.neighbor_mask, ones], 1)
+    places = {"local": slice(t), "neighbor": slice(t, t + 9), "global": slice(-1, None), "fused": slice(None)}
+    for name, rows in places.items():
+        means = [x[keep].mean(0) for x, keep in zip(tokens[:, rows], inside[:, rows], strict=True)]
+        torch.testing.assert_close(parts[name], torch.stack(means))
+
+
+def test_means_over_whole_regions_have_the_bits_of_plain_means():
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(4, 9, 16, dtype=dtype)
+        assert torch.equal(_mean(x, torch.ones(4, 9, dtype=torch.bool)), x.mean(1))
 
 
 def test_the_prediction_is_the_mean_of_all_heads_where_asked(shape, make_batch):
@@ -250,7 +259,7 @@ def test_the_linear_path_is_averaged_in_at_evaluation(shape, make_batch, share):
     torch.testing.assert_close(plain(batch).prediction, both(batch).prediction)  # in training it is not
     ridge = RidgeMap(2 * shape.dim, shape.n_genes)
     target = plain.target_scale(batch.expression)
-    ridge.solve(pooled_features(batch), target, np.geomspace(1e-1, 1e6, 29).tolist(), stripes(batch))
+    ridge.solve(pooled_features(batch), target, np.geomspace(1e-1, 1e6, 29).tolist(), batch.stripe)
     scaled = lambda model: model.target_scale(model.eval()(batch).prediction)
     expected = (1 - share) * scaled(plain) + share * ridge(pooled_features(batch))
     torch.testing.assert_close(scaled(both), expected, atol=1e-5, rtol=1e-4)

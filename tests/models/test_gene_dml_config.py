@@ -2,9 +2,9 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from gdml.models._gene_dml_config import PRESET_RECIPES, PRESETS, GeneDMLConfig
 from gdml.models.base import config_record, get_model, list_models, make_config
-from gdml.training import make_training_config
+from gdml.models.gene_dml_config import PRESET_RECIPES, PRESETS, GeneDMLConfig
+from gdml.training.config import make_training_config
 
 #: Settings by data set: supplement of the paper, and the authors' configuration.
 PAPER = {

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from gdml.models.grouping import kmeans, nearest
+from gdml.models.discrimination import kmeans, nearest
 
 
 def blobs(n, d, k, seed, spread=0.6):

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import nbinom
 
 from gdml.models.hist2st import GraphLayer, Hist2ST, Hist2STConfig
+from gdml.training.config import make_training_config
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "graph_depth": 2, "n_views": 2}
 
@@ -64,8 +65,8 @@ def test_an_unaltered_copy_of_a_slide_is_encoded_as_the_slide(shape, make_batch)
     model = model_of(shape, batch)
     x = model.scalers.pooled(batch.slides.features)
     with torch.no_grad():
-        alone = model._encode([x], batch.slides, batch.index)[0]
-        stacked = model._encode([torch.zeros_like(x), x, x + 1], batch.slides, batch.index)
+        alone = model._encode([x], batch)[0]
+        stacked = model._encode([torch.zeros_like(x), x, x + 1], batch)
     torch.testing.assert_close(stacked[1], alone, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(stacked[0], alone, atol=1e-3)
 
@@ -130,6 +131,18 @@ def test_loss_without_counts(shape, make_batch):
         model.loss(batch, model(batch), torch.Generator())
     model = model_of(shape, make_batch(), zinb_weight=0)
     assert set(model.loss(batch, model(batch), torch.Generator())) == {"loss", "loss_pred"}
+
+
+def test_the_published_training():
+    """Adam 1e-5, x0.9 every 50 epochs (``configure_optimizers`` of github.com/biomed-AI/Hist2ST), 350 epochs (paper)."""
+    loop = make_training_config(Hist2ST.preset_recipes["paper"])
+    assert (loop.optimizer, loop.learning_rate, loop.max_epochs) == ("adam", 1e-5, 350)
+    assert (loop.decay_epochs, loop.decay) == (50, 0.9)
+    assert (loop.slides_per_batch, loop.warmup_steps, loop.clip, loop.average) == (1, 0, 0, 0)
+    config = Hist2ST.presets["paper"]
+    assert (config.width, config.depth, config.heads, config.mlp, config.dropout) == (1024, 8, 16, 1, 0.2)
+    assert (config.graph_depth, config.n_neighbors, config.n_views) == (4, 4, 5)
+    assert (config.zinb_weight, config.distillation_weight) == (0.25, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gdml.models import Shape
-from gdml.models.histogene import HisToGene, HisToGeneConfig, SpotTransformer
+from gdml.models.histogene import MAX_POSITIONS, HisToGene, HisToGeneConfig, SpotTransformer
 
 SMALL = {"width": 32, "depth": 2, "heads": 4}
 
@@ -56,14 +56,27 @@ def test_spots_around_and_position_matter(shape, make_batch):
             torch.testing.assert_close(after[14:], before[14:], atol=1e-5, rtol=1e-5)  # the other slide
 
 
-def test_positions_beyond_the_table_take_its_last_entry(make_batch):
+def test_positions_of_a_larger_grid_are_scaled_to_the_table(make_batch):
     torch.manual_seed(0)
-    made, slides = SpotTransformer(32, 16, 1, 2, 2, 0.0, n_rows=4, n_cols=3).eval(), make_batch().slides
-    far = replace(slides, grid=slides.grid * 100)
-    last = replace(slides, grid=(slides.grid * 100).minimum(torch.tensor([3, 2])))
-    with torch.no_grad():
-        assert torch.equal(made(far, slides.features), made(last, slides.features))
-    assert made.row.weight.shape == (4, 16) and made.col.weight.shape == (3, 16)
+    made, slides = SpotTransformer(32, 16, 1, 2, 2, 0.0, n_rows=5, n_cols=3).eval(), make_batch().slides
+    extent = torch.tensor([[9, 5], [5, 3]])  # the first slide exceeds both tables, the second neither
+    position = made._position(replace(slides, grid=slides.grid.minimum(torch.tensor([4, 2])), extent=extent), None)
+    row, col = made.row.weight.detach().numpy(), made.col.weight.detach().numpy()
+    grid = slides.grid.minimum(torch.tensor([4, 2])).numpy()
+    for i, (r, c) in enumerate(grid):
+        across, down = (r / 2, c / 2) if i < 14 else (r, c)
+        expected = [np.interp(across, range(5), row[:, d]) + np.interp(down, range(3), col[:, d]) for d in range(16)]
+        np.testing.assert_allclose(position[i].detach(), expected, atol=1e-5)
+    # the ends of the grid take the ends of the tables, and no two rows the same entry
+    lines = replace(slides, grid=torch.arange(24)[:, None].repeat(1, 2), lengths=(24,))
+    position = made._position(lines, None).detach()
+    torch.testing.assert_close(position[[0, -1]], torch.from_numpy(row[[0, -1]] + col[[0, -1]]))
+    assert len(position.unique(dim=0)) == 24
+
+
+def test_tables_are_bounded(make_batch):
+    made = SpotTransformer(32, 16, 1, 2, 2, 0.0, n_rows=100_000, n_cols=1)
+    assert made.row.num_embeddings == MAX_POSITIONS
 
 
 def test_tables_are_sized_by_the_data():

@@ -64,6 +64,39 @@ def test_masked_tokens_are_never_attended_to():
             assert torch.equal(layer(x, bias)[:, :-1], layer(other, bias)[:, :-1])
 
 
+def visit_problem():
+    torch.manual_seed(0)
+    layer, context, x = Attention(8, 2), torch.randn(3, 6, 8), torch.randn(7, 8)
+    lengths = (6, 3, 5)
+    parts = zip(*layer.keys_values(context), lengths, strict=True)
+    return layer, context, lengths, x, torch.tensor([2, 0, 1, 1, 2, 0, 0]), [(k[:, :n], v[:, :n]) for k, v, n in parts]
+
+
+def test_visitors_attend_to_their_context_and_themselves():
+    layer, context, lengths, x, slide, keys_values = visit_problem()
+    found = layer.visit(x, slide, keys_values).detach()
+    for row, number, answer in zip(x, slide.tolist(), found, strict=True):
+        tokens = torch.cat([context[number, : lengths[number]], row[None]])
+        np.testing.assert_allclose(answer, loop_attention(layer, tokens[None], None)[0, -1], atol=1e-5)
+
+
+def test_visitors_in_chunks_are_visitors_at_once(monkeypatch):
+    layer, context, _, x, slide, _ = visit_problem()
+    layer.weight_dropout = 0.3
+    results = []
+    for chunk in (1 << 24, 24):  # all visitors of a slide at once, or two of the first slide
+        monkeypatch.setattr("gdml.models.layers._CHUNK", chunk)
+        for training in (True, False):
+            layer.train(training).zero_grad()
+            torch.manual_seed(1)
+            y = layer.visit(x, slide, list(zip(*layer.keys_values(context), strict=True)))
+            y.square().sum().backward()
+            if not training:
+                results.append([y.detach(), *(p.grad.clone() for p in layer.parameters())])
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
+
+
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="`heads` must divide the token width: found 3 heads for width 8"):
         Attention(8, 3)

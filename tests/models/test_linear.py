@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from gdml.models.linear import RidgeMap, pooled_features, stripes
+from gdml.models.ridge import RidgeMap, pooled_features, stripes
 
 ALPHAS = np.geomspace(1e-2, 1e4, 13).tolist()
 
@@ -26,18 +26,15 @@ def test_pooled_features_agree_with_a_loop(make_batch):
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.integers(1, 25), min_size=1, max_size=3), st.integers(0, 100), st.data())
-def test_stripes_share_out_each_slide(make_batch, lengths, seed, draw):
-    batch = make_batch(seed=seed, lengths=tuple(lengths))
-    whole, grids = stripes(batch).split(lengths), batch.slides.grid.split(lengths)
-    for stripe, grid in zip(whole, grids, strict=True):
+@given(st.lists(st.integers(1, 25), min_size=1, max_size=3), st.integers(0, 100))
+def test_stripes_share_out_each_slide(make_batch, lengths, seed):
+    for grid in make_batch(seed=seed, lengths=tuple(lengths)).slides.grid.split(lengths):
+        stripe = stripes(grid)
         counts = torch.bincount(stripe, minlength=5)
         assert len(counts) == 5 and int(counts.max() - counts.min()) <= 1
         longer = int((grid.amax(0) - grid.amin(0)).argmax())
         order = grid[:, longer].argsort(stable=True)
         assert (stripe[order].diff() >= 0).all()  # from one end to the other
-    some = draw.draw(st.lists(st.integers(0, sum(lengths) - 1), min_size=1))
-    assert torch.equal(stripes(make_batch(some, seed=seed, lengths=tuple(lengths))), torch.cat(whole)[some])
 
 
 @pytest.mark.parametrize("seed", range(4))

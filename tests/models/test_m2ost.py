@@ -178,9 +178,9 @@ def test_a_region_of_more_tiles_is_cut_to_its_middle(make_batch, shape):
     [
         ({"features": "standardise"}, "`features` is 'standardise'. Did you mean 'standardize'"),
         ({"targets": "mean"}, "`targets` is 'mean'"),
-        ({"depth": 0}, "`depth` must be 1 or more, found 0"),
+        ({"depth": 0}, "`depth` must be at least 1, found 0"),
         ({"heads": 5}, "`heads` must divide `width`: found 5 heads for width 192"),
-        ({"hidden": 2}, "`hidden` must be 3 or more, found 2"),
+        ({"hidden": 2}, "`hidden` must be at least 3, found 2"),
         ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\), found 1.0"),
     ],
 )

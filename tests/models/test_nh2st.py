@@ -195,7 +195,7 @@ def test_a_batch_that_holds_a_slide_twice_predicts_it_twice(shape, make_batch):
         ({"features": "mean"}, "`features` is 'mean'"),
         ({"targets": "scale"}, "`targets` is 'scale'"),
         ({"heads": 7}, "`heads` must divide `width`: found 7 heads for width 512"),
-        ({"n_edge": 0}, "`n_edge` must be 1 or more, found 0"),
+        ({"n_edge": 0}, "`n_edge` must be at least 1, found 0"),
         ({"query_weight": -1.0}, "`query_weight` must not be negative"),
         ({"tau": 0.0}, "`tau` must be positive"),
     ],

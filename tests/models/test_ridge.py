@@ -3,13 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from gdml.models import Shape
-from gdml.models.linear import RidgeMap, pooled_features, stripes
-from gdml.models.ridge import Ridge, RidgeConfig
+from gdml.models.ridge import Ridge, RidgeConfig, RidgeMap, pooled_features
 
 CONFIG = RidgeConfig(selection="gcv", alpha_min=1e-2, alpha_max=1e4, n_alphas=13)
 
@@ -38,11 +39,43 @@ def test_selection_by_stripes(shape, make_batch):
     model = Ridge(replace(CONFIG, selection="stripes"), shape)
     model.prepare(make_batch(part) for part in (range(14), range(14, 24)))
     alone = RidgeMap(64, 7)
-    alone.solve(pooled_features(batch), batch.expression, np.geomspace(1e-2, 1e4, 13).tolist(), stripes(batch))
+    alone.solve(pooled_features(batch), batch.expression, np.geomspace(1e-2, 1e4, 13).tolist(), batch.stripe)
     assert float(model.map.alpha) == float(alone.alpha)
     torch.testing.assert_close(model(batch).prediction, alone(pooled_features(batch)))
     with pytest.raises(ValueError, match="`selection` is 'loo'"):
         RidgeConfig(selection="loo")
+
+
+@pytest.mark.parametrize("n_components", [4, 0])
+def test_the_probe_of_hest_is_scikit_learns(shape, make_batch, n_components):
+    """StandardScaler, PCA, Ridge(alpha = 100 / (d M), no intercept), as ``train_test_reg`` of mahmoodlab/HEST."""
+    preset = replace(Ridge.presets["hest"], n_components=n_components)
+    batch, new = make_batch(), make_batch(seed=5)
+    model = Ridge(preset, shape)
+    model.prepare(make_batch(part) for part in (range(14), range(14, 24)))
+
+    y = batch.expression.double().numpy()
+    steps = [StandardScaler(), PCA(n_components)] if n_components else [StandardScaler()]
+    inputs = make_pipeline(*steps).fit(batch.tokens.double().mean(1).numpy())
+    x, x_new = (inputs.transform(b.tokens.double().mean(1).numpy()) for b in (batch, new))
+    alpha = 100 / ((n_components or 32) * 7)
+    theirs = SklearnRidge(alpha=alpha, fit_intercept=False, solver="lsqr", tol=1e-10, max_iter=10_000).fit(x, y)
+    assert float(model.map.alpha) == pytest.approx(alpha)
+    np.testing.assert_allclose(model(new).prediction, theirs.predict(x_new), atol=1e-4)
+    np.testing.assert_allclose(model(batch).prediction, theirs.predict(x), atol=1e-4)
+    # and the penalty is felt
+    harder = SklearnRidge(alpha=10 * alpha, fit_intercept=False).fit(x, y)
+    assert np.abs(harder.predict(x) - theirs.predict(x)).max() > 0.05
+
+
+def test_the_preset_of_hest():
+    preset = Ridge.presets["hest"]
+    assert (preset.selection, preset.inputs, preset.n_components) == ("hest", "local", 256)
+
+
+def test_stripes_are_needed_to_choose_a_penalty(shape, make_batch):
+    with pytest.raises(ValueError, match="no stripes to choose a penalty on: set `stripe`"):
+        Ridge(RidgeConfig(), shape).prepare([replace(make_batch(), stripe=None)])
 
 
 def test_one_gene(make_batch):

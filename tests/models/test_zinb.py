@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import nbinom
 
-from gdml.models.zinb import size_factors, zinb_loss
+from gdml.models.hist2st import size_factors, zinb_loss
 
 N, M = 6, 5
 

@@ -1,17 +1,17 @@
-"""Models: features of spots to expression. One file a model."""
+"""Models: features of spots to expression. One file per model."""
 
-from ._gene_dml_config import GeneDMLConfig
 from .base import Shape, SpotModel, get_model, list_models, register
-from .batch import Batch, Nearest, Output, Slides
+from .batch import Batch, Nearest, Output, Slides, Visitors
 from .bleep import BLEEP, BLEEPConfig
 from .egn import EGN, EGNConfig
 from .gene_dml import GeneDML
+from .gene_dml_config import GeneDMLConfig
 from .hist2st import Hist2ST, Hist2STConfig
 from .histogene import HisToGene, HisToGeneConfig
 from .m2ost import M2OST, M2OSTConfig
 from .nh2st import NH2ST, NH2STConfig
 from .ridge import Ridge, RidgeConfig
-from .scales import Scalers
+from .scaling import Scalers
 from .stnet import STNet, STNetConfig
 from .triplex import Triplex, TriplexConfig
 
@@ -43,6 +43,7 @@ __all__ = [
     "SpotModel",
     "Triplex",
     "TriplexConfig",
+    "Visitors",
     "get_model",
     "list_models",
     "register",

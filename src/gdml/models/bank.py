@@ -1,4 +1,4 @@
-"""The training spots that a retrieval model keeps inside itself, and the search among them."""
+"""Training spots that a retrieval model keeps as part of itself, and the search among them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Literal
@@ -31,7 +31,7 @@ def nearest_rows(
 ) -> tuple[Tensor, Tensor]:
     """Find the k rows of ``keys`` whose cosine with each query is largest, largest first.
 
-    Exact and deterministic: of rows of equal cosine the first is taken. The cosine with a row of zeros is 0.
+    Exact and deterministic: of rows with equal cosine the first is taken. The cosine with a row of zeros is 0.
 
     Parameters
     ----------
@@ -70,21 +70,8 @@ def nearest_rows(
     cosines = torch.cat([c for c, _ in found]) if found else queries.new_zeros(0, k)
     rows = torch.cat([r for _, r in found]) if found else torch.zeros(0, k, dtype=torch.int64, device=keys.device)
     if cosines.isneginf().any():
-        raise ValueError(f"`k` is {k}, but for a query fewer rows of the bank are left: pass a smaller one.")
+        raise ValueError(f"`k` is {k}, but for a query fewer rows of the bank are left: pass a smaller `k`.")
     return cosines, rows
-
-
-def slide_numbers(batch: Batch) -> Tensor:
-    """Give each spot the number of its slide's first spot, unique to the slide within a run: (N,) int64.
-
-    The spots of a slide are numbered one after the other.
-    """
-    if batch.spot is None:
-        raise ValueError("The batch does not number its spots: set `spot`.")
-    ends = torch.tensor(batch.slides.lengths, device=batch.index.device).cumsum(0)
-    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-    slide = torch.searchsorted(ends, batch.index, right=True)
-    return batch.spot - (batch.index - starts[slide])
 
 
 class ReferenceBank(nn.Module):
@@ -93,7 +80,7 @@ class ReferenceBank(nn.Module):
     Parameters
     ----------
     n_rows
-        Spots B; what ``fill`` brings replaces them.
+        Spots B, until ``fill`` replaces them.
     n_genes
         Panel genes M.
     dim
@@ -102,8 +89,8 @@ class ReferenceBank(nn.Module):
     Notes
     -----
     ``features`` (B, D) and ``expression`` (B, M), on the training scale, are saved. ``spot`` and ``slide`` (B,)
-    int64, the number of each spot and of its slide within the run, are not: they serve training alone, and other
-    runs give the same numbers to other spots.
+    int64, the numbers of each spot and of its slide within the run, are not: they are used in training only, and other
+    runs number other spots alike.
     """
 
     features: Tensor
@@ -122,22 +109,16 @@ class ReferenceBank(nn.Module):
         return len(self.expression)
 
     def fill(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Keep the spots of all batches, and pass the batches on; the bank is full after the last one."""
+        """Keep the spots of all batches and yield the batches; the bank is complete after the last one."""
         kept: list[tuple[Tensor, ...]] = []
         for batch in batches:
-            if batch.expression is None or batch.spot is None:
-                raise ValueError("The batch has no expression to learn from, or does not number its spots.")
-            features = batch.local[:, : self.features.shape[1]]
-            kept.append((features, batch.expression, batch.spot, slide_numbers(batch)))
+            kept.append((batch.pooled[:, : self.features.shape[1]], batch.measured, batch.spot, batch.slide))
             yield batch
         self.features, self.expression, self.spot, self.slide = map(torch.cat, zip(*kept, strict=True))
 
     def own_rows(self, batch: Batch, kind: Literal["slide", "spot"]) -> tuple[Tensor, Tensor]:
-        """Rows that are each spot of a batch itself, or of its slide, as ``exclude`` of :func:`nearest_rows`."""
-        slide = slide_numbers(batch)
-        if kind == "slide" or batch.spot is None:
-            return slide, self.slide
-        return batch.spot, self.spot
+        """Numbers of the spots or slides of a batch and of the bank, for ``exclude`` of :func:`nearest_rows`."""
+        return (batch.slide, self.slide) if kind == "slide" else (batch.spot, self.spot)
 
     def mean(self) -> Tensor:
         """Mean expression, (M,); zeros where the bank is empty."""

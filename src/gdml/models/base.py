@@ -1,4 +1,4 @@
-"""What every model has in common, and the registry: a public module that declares ``MODELS`` takes part."""
+"""Base of all models, and their registry: every public module here that declares ``MODELS`` takes part."""
 
 import pkgutil
 from collections.abc import Iterable, Mapping
@@ -7,11 +7,26 @@ from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gdml._errors import did_you_mean
 
-from .batch import Batch, Output
+from .batch import PARTS, Batch, Output
+from .scaling import Scalers
+
+#: Training of most published models: Adam at a constant rate of 1e-4, without warm-up, decay, clipping or averaging.
+PLAIN_RECIPE: dict[str, Any] = {
+    "optimizer": "adam",
+    "learning_rate": 1e-4,
+    "max_epochs": 200,
+    "patience": 20,
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "clip": 0.0,
+    "average": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -46,9 +61,9 @@ class Shape:
 class SpotModel(nn.Module):
     """Base of all models: features of spots to the expression of the panel genes.
 
-    A subclass sets ``config_class`` and ``citation``, and writes ``forward`` and ``loss``, and ``prepare`` where there is
-    something to learn before the first step. It raises a ValueError that names the missing call where the data's shape
-    does not suffice (one token only, no neighbours).
+    A subclass sets ``config_class``, ``citation`` and ``needs``, and writes ``forward``. With :class:`Scalers` as
+    ``self.scalers`` and the scaled prediction in ``parts["prediction"]``, it inherits ``prepare`` and ``loss``. It raises
+    a ValueError that names the missing call where the shape of the data does not suffice (one token, no neighbours).
 
     Parameters
     ----------
@@ -64,16 +79,23 @@ class SpotModel(nn.Module):
     presets: ClassVar[dict[str, Any]] = {}
     #: Normalisation of the expression that ``presets`` are for, where the user has chosen none.
     preset_normalization: ClassVar[str] = "scanpy"
-    #: Fields of :class:`gdml.training.TrainingConfig` in which the model's own recipe differs from ours.
+    #: Fields of :class:`gdml.training.TrainingConfig` in which the recipe of the model differs from the defaults.
     recipe: ClassVar[Mapping[str, Any]] = {}
-    #: The same for each of ``presets``, where the published training is another.
+    #: The same for each of ``presets`` whose published training differs.
     preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    #: Parts of a :class:`gdml.models.Batch` that it reads, of tokens, neighbors, counts, nearest.
-    needs: ClassVar[frozenset[str]] = frozenset({"tokens", "neighbors"})
-    #: Whether image and expression share a space, which ``Output.embedding`` and ``embed_expression`` are in.
+    #: Parts of a :class:`gdml.models.Batch` that are read: of tokens, neighbors, slides, counts and nearest.
+    needs: frozenset[str] = frozenset({"tokens", "neighbors"})
+    #: Whether image and expression share a space, that of ``Output.embedding`` and ``embed_expression``.
     shared_space: ClassVar[bool] = False
-    #: Solved in ``prepare``; there is nothing to iterate.
+    #: Solved in ``prepare``, without training steps.
     closed_form: ClassVar[bool] = False
+    scalers: Scalers
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for part in cls.needs:
+            if part not in PARTS:
+                raise ValueError(f"{cls.__name__}.needs has {part!r}. {did_you_mean(part, PARTS)}")
 
     def __init__(self, config: Any, shape: Shape) -> None:
         super().__init__()
@@ -82,7 +104,7 @@ class SpotModel(nn.Module):
 
     @classmethod
     def adapt(cls, config: Any, normalization: Mapping[str, Any]) -> Any:
-        """Fill in what a config leaves to the kind of expression that is learnt.
+        """Fill in the fields of a config that depend on the kind of expression.
 
         Parameters
         ----------
@@ -95,7 +117,7 @@ class SpotModel(nn.Module):
 
     @classmethod
     def published_grids(cls, config: Any) -> dict[str, dict[Any, dict[str, Any]]]:
-        """Ablations of the model's paper: by the name of a setting, changes of ``config`` by the value they stand for.
+        """Ablations of the paper: by name of a setting and its value, the fields of ``config`` that change.
 
         Parameters
         ----------
@@ -105,10 +127,12 @@ class SpotModel(nn.Module):
         return {}
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Learn constants (scales, means, reference banks) from the training spots, once, before the first step."""
+        """Compute constants (scales, means, reference banks) from the training spots, once, before the first step."""
+        if hasattr(self, "scalers"):
+            self.scalers.prepare(batches, neighbors="neighbors" in self.needs)
 
     def forward(self, batch: Batch) -> Output:
-        """Predict; reads neither ``expression`` nor ``counts``."""
+        """Predict the expression of a batch; ``expression`` and ``counts`` must not be read."""
         raise NotImplementedError
 
     def embed_expression(self, expression: Tensor) -> Tensor:
@@ -116,7 +140,7 @@ class SpotModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no space that image and expression share.")
 
     def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
-        """Scalars by name; ``"loss"`` is minimised, the others are recorded.
+        """Scalars by name: ``"loss"`` is minimised, the others are recorded. Here: the mean squared error.
 
         Parameters
         ----------
@@ -126,32 +150,46 @@ class SpotModel(nn.Module):
             Of ``forward`` on it.
         generator
             Source of the run's random numbers, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the batch has no expression.
         """
-        raise NotImplementedError
+        with torch.autocast(batch.measured.device.type, enabled=False):
+            if "prediction" in output.parts:
+                error = F.mse_loss(output.parts["prediction"].float(), self.scalers.target(batch.measured))
+            else:
+                error = F.mse_loss(output.prediction, batch.measured)
+        return {"loss": error, "loss_pred": error}
+
+    def predicted(self, prediction: Tensor, embedding: Tensor | None = None, **parts: Tensor) -> Output:
+        """Output of a prediction (N, M) on the scale of ``scalers.target``, which is kept in ``parts["prediction"]``."""
+        return Output(self.scalers.target.inverse(prediction.float()), embedding, {"prediction": prediction, **parts})
 
 
 _registered: dict[str, type[SpotModel]] = {}
 
 
 def register(name: str, model: type[SpotModel]) -> None:
-    """Make a model of your own known under a name, in this Python session.
+    """Register a model under a name, for this Python session.
 
-    :func:`gdml.tl.fit`, :func:`gdml.tl.cross_validate` and :func:`gdml.load` find it as they find the built-in ones.
+    :func:`gdml.tl.fit`, :func:`gdml.tl.cross_validate` and :func:`gdml.load` then accept the name.
     Registering a name again replaces the model, so that a notebook cell can be run twice.
 
     Parameters
     ----------
     name
-        That ``model=`` will take.
+        Name for ``model=``.
     model
         A subclass of :class:`SpotModel`.
 
     Raises
     ------
     TypeError
-        If it is no subclass of :class:`SpotModel`.
+        If ``model`` is not a subclass of :class:`SpotModel`.
     ValueError
-        If a built-in model has the name, or the class lacks ``config_class`` or ``citation``.
+        If the name is that of a built-in model, or the class lacks ``config_class`` or ``citation``.
     """
     if not (isinstance(model, type) and issubclass(model, SpotModel)):
         raise TypeError(f"`model` must be a subclass of gdml.models.SpotModel, found {model!r}.")
@@ -178,7 +216,7 @@ def _built_in() -> dict[str, type[SpotModel]]:
 
 
 def list_models() -> list[str]:
-    """List the names that ``model=`` takes.
+    """List the names that ``model=`` accepts.
 
     Returns
     -------

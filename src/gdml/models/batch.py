@@ -1,45 +1,110 @@
-"""What a model is given: one object for every model, its parts in the field's words."""
+"""What a model is given and what it returns: the same objects for every model."""
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Self
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+#: Parts of a batch that a model names in ``needs`` to have them read; all others are absent.
+PARTS = ("tokens", "neighbors", "slides", "counts", "nearest")
+
+_T = TypeVar("_T")
 
 
 @dataclass
-class Slides:
-    """All spots of the slides that a batch touches, one slide after the other.
+class _OnDevice:
+    def to(self, device: torch.device | str) -> Self:
+        """Copy every tensor to a device."""
+        return replace(self, **{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
+
+
+@dataclass
+class Slides(_OnDevice):
+    """Context of a batch: spots of the slides that it touches, one slide after the other.
+
+    On a slide of moderate size the context is all of its spots. On a larger one it is a fixed, spatially even subset,
+    and the other spots of the batch are its :class:`Visitors`.
 
     Parameters
     ----------
     features
-        (S, D) pooled local features of every spot.
+        (S, D) float32 pooled local features.
     grid
         (S, 2) int64, row and column of each spot on its slide's grid, from 0.
     lengths
-        Number of spots of each slide, in the order of the rows; sums to S.
+        Context spots of each of the B slides, in the order of the rows; sums to S.
     nearest
-        (S, K) int64, rows of the K spots of the same slide that lie nearest to each spot, itself first; on a
-        slide of fewer spots, itself again.
+        (S, K) int64, rows of the K context spots of the same slide that are nearest to each spot, itself first; on a
+        slide with fewer spots, itself again.
+    extent
+        (B, 2) int64, rows and columns of the whole grid of each slide; None for those of the context.
+    memo
+        Intermediate results of :meth:`once`; None to keep none.
     """
 
     features: Tensor
     grid: Tensor
     lengths: tuple[int, ...]
     nearest: Tensor | None = None
+    extent: Tensor | None = None
+    memo: dict[nn.Module, Any] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def slide(self) -> Tensor:
+        """Place in ``lengths`` of each spot's slide, (S,) int64."""
+        lengths = torch.tensor(self.lengths)
+        return torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(self.grid.device)
+
+    def once(self, module: nn.Module, compute: Callable[[], _T]) -> _T:
+        """Return what ``module`` computes from the context, kept in ``memo`` in evaluation mode.
+
+        Many batches that share a context and its ``memo`` compute it once. A memo is valid for one set of weights.
+        """
+        if self.memo is None or module.training:
+            return compute()
+        if module not in self.memo:
+            self.memo[module] = compute()
+        return self.memo[module]
 
 
 @dataclass
-class Nearest:
-    """The K spots nearest to each spot of a batch, as ``Slides.nearest`` has them.
+class Visitors(_OnDevice):
+    """Spots of a batch that are not in the context of their slide.
+
+    A visitor attends to the context and to itself, and nothing attends to it: its prediction does not depend on the
+    other visitors of the batch.
+
+    Parameters
+    ----------
+    features
+        (V, D) float32 pooled local features.
+    grid
+        (V, 2) int64, row and column of each spot on its slide's grid.
+    slide
+        (V,) int64, place of each spot's slide in ``Slides.lengths``.
+    nearest
+        (V, K) int64, the spot itself (S + v for visitor v), then the rows of the K - 1 nearest context spots of the
+        same slide; where there are fewer, itself again.
+    """
+
+    features: Tensor
+    grid: Tensor
+    slide: Tensor
+    nearest: Tensor | None = None
+
+
+@dataclass
+class Nearest(_OnDevice):
+    """The K spots nearest to each spot of a batch, itself first.
 
     Parameters
     ----------
     tokens
         (N, K, T, D) their local tokens.
     expression
-        (N, K, M) their expression, NaN for spots that are not learnt from; None at prediction.
+        (N, K, M) their expression, NaN for spots outside the training set; None at prediction.
     """
 
     tokens: Tensor
@@ -47,62 +112,94 @@ class Nearest:
 
 
 @dataclass
-class Batch:
-    """N spots and everything that a model may ask about them.
+class Batch(_OnDevice):
+    """N spots with all the data that a model may use.
 
-    A model names in ``needs`` which of ``tokens``, ``neighbors``, ``counts`` and ``nearest`` it reads; tokens and
-    neighbours that it does not name have no entries (T = 0, K = 0), the others are None.
+    A model names in ``needs`` which of ``tokens``, ``neighbors``, ``slides``, ``counts`` and ``nearest`` it reads. The
+    others are not read from disk: tokens and neighbours are then empty (T = 0, K = 0), the others None.
 
     Parameters
     ----------
     tokens
-        (N, T, D) local tokens; where the encoder has a class token it is the first.
+        (N, T, D) float32 local tokens; the first is the class token where the encoder has one.
+    pooled
+        (N, D) float32 pooled local features.
     neighbors
-        (N, K, D) pooled features of the K = side x side neighbour tiles, row-major.
+        (N, K, D) float32 pooled features of the K = side x side neighbour tiles, row-major; zeros outside the image.
     neighbor_mask
         (N, K) bool, True where the neighbour tile lies inside the image.
+    slide
+        (N,) int64 number of each spot's slide, unique within a run.
+    spot
+        (N,) int64 number of each spot, unique within a run.
+    stripe
+        (N,) int64 in 0..4, stripe of the slide across the longer side of its grid, see
+        :func:`gdml.models.ridge.stripes`; None at prediction.
     slides
-        All spots of the slides that the batch touches.
+        Context: spots of the slides that the batch touches.
+    visitors
+        Spots of the batch that are not in the context; None where there are none.
     index
-        (N,) int64, row of each spot in ``slides``.
+        (N,) int64 row of each spot in ``slides``; S + v for visitor v. None without ``slides``.
     expression
-        (N, M) expression of the panel genes on the training scale; None at prediction. Only ``loss`` and
+        (N, M) float32 expression of the panel genes on the training scale; None at prediction. Only ``loss`` and
         ``prepare`` may read it.
     counts
         (N, M) float32 raw counts of the panel genes; None at prediction.
-    spot
-        (N,) int64 number of each spot, unique within a run.
     nearest
         The spots around each spot.
     """
 
     tokens: Tensor
+    pooled: Tensor
     neighbors: Tensor
     neighbor_mask: Tensor
-    slides: Slides
-    index: Tensor
+    slide: Tensor
+    spot: Tensor
+    stripe: Tensor | None = None
+    slides: Slides | None = None
+    visitors: Visitors | None = None
+    index: Tensor | None = None
     expression: Tensor | None = None
     counts: Tensor | None = None
-    spot: Tensor | None = None
     nearest: Nearest | None = None
 
     @property
-    def local(self) -> Tensor:
-        """Pooled local features of the spots, (N, D)."""
-        return self.slides.features[self.index]
+    def measured(self) -> Tensor:
+        """``expression``, (N, M).
 
-    def to(self, device: torch.device | str) -> Self:
-        """Copy the batch to another device."""
-        move = lambda part: _move(part, device)
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        Raises
+        ------
+        ValueError
+            If the batch has none.
+        """
+        if self.expression is None:
+            raise ValueError("The batch has no expression to learn from.")
+        return self.expression
+
+    @property
+    def context(self) -> tuple[Slides, Tensor, Tensor]:
+        """Slides, pooled features of context and visitors (S + V, D), and the row of each spot among them (N,).
+
+        Raises
+        ------
+        ValueError
+            If the batch has no slides.
+        """
+        if self.slides is None or self.index is None:
+            raise ValueError('The batch has no slides: name "slides" in the `needs` of the model.')
+        features = self.slides.features
+        if self.visitors is not None:
+            features = torch.cat([features, self.visitors.features])
+        return self.slides, features, self.index
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.spot)
 
 
 @dataclass
 class Output:
-    """What a model answers.
+    """What a model returns.
 
     Parameters
     ----------
@@ -120,9 +217,6 @@ class Output:
 
 
 def _move(part: Any, device: torch.device | str) -> Any:
-    """Copy a tensor, or the tensors of a dataclass, to a device; leave anything else."""
     if isinstance(part, Tensor):
         return part.to(device, non_blocking=True)
-    if is_dataclass(part) and not isinstance(part, type):
-        return replace(part, **{f.name: _move(getattr(part, f.name), device) for f in fields(part)})
-    return part
+    return part.to(device) if isinstance(part, _OnDevice) else part

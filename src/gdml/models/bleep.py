@@ -8,20 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gdml._errors import did_you_mean
-
 from .bank import ReferenceBank, nearest_rows
 from .base import Shape, SpotModel
 from .batch import Batch, Output
+from .config import ScaledConfig
 from .layers import Dropout
-from .scales import FEATURES, TARGETS, Scalers
-
-WEIGHTINGS = ("mean", "similarity")
+from .scaling import Scalers
 
 
 @dataclass(frozen=True)
-class BLEEPConfig:
-    """Settings of BLEEP; the defaults are the paper's, but for ``features`` and ``targets``.
+class BLEEPConfig(ScaledConfig):
+    """Settings of BLEEP; the defaults are the paper's, except for ``features`` and ``targets``.
 
     Parameters
     ----------
@@ -30,19 +27,19 @@ class BLEEPConfig:
     dropout
         In both projection heads.
     temperature
-        Divides the logits of the loss, and multiplies the similarities that its targets are made of.
+        Divides the logits of the loss, and multiplies the similarities in its targets.
     normalize
         Bring embeddings to unit length in the loss (the authors do not). Its targets are then close to uniform,
         at any temperature.
     n_neighbors
-        Training spots whose expression makes a prediction.
+        Training spots whose expression is averaged to a prediction.
     weighting
-        ``"mean"``: they count alike. ``"similarity"``: by the softmax over them of the loss's logits.
+        Weights of these spots: equal (``"mean"``), or the softmax of the logits of the loss (``"similarity"``).
     features
         Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
     targets
         Scale of the expression that is embedded: ``"center"`` each gene on its mean over the training spots,
-        ``"standardize"`` it, or ``"raw"`` (paper). What is retrieved is the expression as it was measured.
+        ``"standardize"`` it, or ``"raw"`` (paper). The retrieved expression is on the measured scale.
     """
 
     width: int = 256
@@ -51,22 +48,15 @@ class BLEEPConfig:
     normalize: bool = False
     n_neighbors: int = 50
     weighting: Literal["mean", "similarity"] = "mean"
-    features: Literal["standardize", "raw"] = "standardize"
-    targets: Literal["center", "standardize", "raw"] = "center"
 
     def __post_init__(self) -> None:
-        for name, choices in (("weighting", WEIGHTINGS), ("features", FEATURES), ("targets", TARGETS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), choices)}")
-        if not self.temperature > 0:
-            raise ValueError(f"`temperature` must be positive, found {self.temperature!r}.")
-        if self.n_neighbors < 1:
-            raise ValueError(f"`n_neighbors` must be at least 1, found {self.n_neighbors!r}.")
+        super().__post_init__()
+        self.check_positive("temperature")
+        self.check_at_least(1, "n_neighbors")
 
 
 class ProjectionHead(nn.Module):
-    """Linear; then GELU, linear and dropout beside it; layer norm of the sum: (N, n_in) -> (N, width).
+    """Linear layer with a residual GELU, linear and dropout, then layer norm.
 
     Parameters
     ----------
@@ -83,16 +73,16 @@ class ProjectionHead(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project."""
+        """Rows ``x`` (N, n_in) to (N, width)."""
         x = self.project(x)
         return self.norm(x + self.refine(x))
 
 
 def soft_clip_loss(image: Tensor, gene: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of matching images and expression, softened by what is alike within each.
+    """Cross-entropy of matching images and expression, with targets softened by similarity within each modality.
 
     The target of spots i and j is the softmax over j of the mean of their similarity as images and as expression,
-    so that spots that look and express alike are not pushed apart. Gradients flow through it.
+    so that similar spots are not pushed apart. Gradients flow through it.
 
     Parameters
     ----------
@@ -131,7 +121,7 @@ class BLEEP(SpotModel):
     citation: ClassVar[str] = "Xie et al. (2023), BLEEP, NeurIPS; arXiv 2306.01859"
     recipe = {
         "max_epochs": 150,
-        "patience": 30,  # an epoch is a few steps
+        "patience": 30,  # an epoch has few steps
         "batch_size": 512,
         "learning_rate": 1e-3,
         "weight_decay": 1e-3,
@@ -139,7 +129,7 @@ class BLEEP(SpotModel):
         "clip": 0.0,
         "average": 0.0,
     }
-    needs = frozenset()
+    needs: frozenset[str] = frozenset()
     shared_space = True
     config: BLEEPConfig
     keys: Tensor | None
@@ -150,31 +140,31 @@ class BLEEP(SpotModel):
         self.image = ProjectionHead(shape.dim, config.width, config.dropout)
         self.gene = ProjectionHead(shape.n_genes, config.width, config.dropout)
         self.bank = ReferenceBank(shape.n_bank, shape.n_genes)
-        # the bank's embeddings: made when first asked for, and dropped whenever the weights may have changed
+        # embeddings of the bank: computed when first used, and dropped whenever the weights may have changed
         self.register_buffer("keys", None, persistent=False)
         self.register_load_state_dict_post_hook(_drop_keys)
 
     def train(self, mode: bool = True) -> "BLEEP":
-        """Switch to training or to evaluation; the bank is embedded anew for the latter."""
+        """Switch to training or evaluation, and drop the embeddings of the bank."""
         self.keys = None
         return super().train(mode)
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Keep the expression of the training spots, and take the scales from them."""
-        self.scalers.prepare(self.bank.fill(batches))
+        """Keep the expression of the training spots and compute the scales."""
+        super().prepare(self.bank.fill(batches))
         n, k = len(self.bank), self.config.n_neighbors
         if n < k:
             raise ValueError(
-                f"`n_neighbors` is {k}, but there are {n} training spots to find them among: pass "
+                f"`n_neighbors` is {k}, but there are {n} training spots: pass "
                 f"config={{'n_neighbors': {max(1, n // 4)}}}, or more spots."
             )
         self.shape = replace(self.shape, n_bank=n)
 
     def forward(self, batch: Batch) -> Output:
-        """Retrieve (N, M); in training, where the loss needs no prediction, it is the mean expression."""
+        """Predict (N, M) by retrieval; in training, where the loss needs none, the mean expression of the bank."""
         # in bf16 the order of the neighbours would be chance
-        with torch.autocast(batch.index.device.type, enabled=False):
-            image = self._embed(self.image, self.scalers.pooled(batch.local))
+        with torch.autocast(batch.pooled.device.type, enabled=False):
+            image = self._embed(self.image, self.scalers.pooled(batch.pooled))
             if self.training:
                 prediction = self.bank.mean().expand(len(batch), -1)
             else:
@@ -182,16 +172,15 @@ class BLEEP(SpotModel):
         return Output(prediction, F.normalize(image, dim=1), {"image": image})
 
     def embed_expression(self, expression: Tensor) -> Tensor:
-        """Encode expression, as while learning."""
+        """Expression (N, M) to the shared space: (N, d), rows of unit length."""
         return F.normalize(self.gene(self.scalers.target(expression)).float(), dim=1)
 
     def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
         """Mean of both directions of the matching loss."""
-        if batch.expression is None:
-            raise ValueError("The batch has no expression to learn from.")
+        expression = batch.measured
         image = output.parts["image"].float()
         with torch.autocast(image.device.type, enabled=False):
-            gene = self._embed(self.gene, self.scalers.target(batch.expression))
+            gene = self._embed(self.gene, self.scalers.target(expression))
             of_image, of_gene = soft_clip_loss(image, gene, self.config.temperature)
         return {"loss": (of_image + of_gene) / 2, "loss_image": of_image, "loss_gene": of_gene}
 

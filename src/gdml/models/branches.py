@@ -1,17 +1,22 @@
-"""The image branch of Gene-DML by scale: neighbour transformer, slide transformer, fusion.
+"""Branches that several models share: transformers over neighbour tiles and over the spots of a slide.
 
-Song et al., WACV 2026, section 3.1; the neighbour and slide transformers follow TRIPLEX
-(Chung et al., CVPR 2024), on which the paper builds.
+Song et al., WACV 2026, section 3.1, after TRIPLEX (Chung et al., CVPR 2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from .batch import Slides
-from .layers import Block, FeedForward
+from .batch import Slides, Visitors
+from .layers import Block
+
+# the convolution runs on the dense grid where it has at most this many cells per spot
+_DENSE = 16
 
 
 class NeighborTransformer(nn.Module):
@@ -44,7 +49,10 @@ class NeighborTransformer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(depth, heads, side**2))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attend within each region; ``mask`` (N, K) is True for tiles inside the image."""
+        """Features ``x`` (N, K, D) to (N, K, D); ``mask`` (N, K) is True for tiles inside the image.
+
+        The rows of tiles outside the image are undefined.
+        """
         outside = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill_(~mask, float("-inf"))
         for block, bias in zip(self.blocks, self.bias, strict=True):
             x = block(x, bias[:, self.offsets] + outside[:, None, None, :])
@@ -54,7 +62,9 @@ class NeighborTransformer(nn.Module):
 class GridPosition(nn.Module):
     """Positional encoding of spots by a depthwise 3x3 convolution on their grid, with a residual.
 
-    Empty grid cells count as zeros and stay empty. (Chu et al. 2021, conditional positional encoding.)
+    Empty grid cells count as zeros and stay empty (Chu et al. 2021, conditional positional encoding). On a sparse or
+    irregular grid, of more than 16 cells per spot, the nine cells around each spot are gathered, so that memory does
+    not grow with the grid; the numbers are those of the convolution up to rounding.
 
     Parameters
     ----------
@@ -67,18 +77,45 @@ class GridPosition(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
 
     def forward(self, x: Tensor, slide: Tensor, grid: Tensor) -> Tensor:
-        """(S, D) features with their slide number (S,) and grid cell (S, 2) -> (S, D)."""
+        """Features (S, D) with their slide number (S,) and grid cell (S, 2) to (S, D)."""
         rows, cols = (grid.amax(0) + 1).tolist()
-        dense = x.new_zeros(int(slide.amax()) + 1, rows, cols, x.shape[1])
+        n_slides = int(slide.amax()) + 1
+        if n_slides * rows * cols > _DENSE * len(x):
+            return x + self._gather(x, slide, grid, slide, grid)
+        dense = x.new_zeros(n_slides, rows, cols, x.shape[1])
         where = (slide, grid[:, 0], grid[:, 1])
         dense = dense.index_put(where, x).permute(0, 3, 1, 2)
         return x + self.conv(dense).permute(0, 2, 3, 1)[where].to(x.dtype)
 
+    def visit(self, y: Tensor, visitors: Visitors, x: Tensor, slides: Slides) -> Tensor:
+        """Features ``y`` (V, D) of visitors among those of the context, ``x`` (S, D), to (V, D)."""
+        return y + self._gather(x, slides.slide, slides.grid, visitors.slide, visitors.grid, y)
+
+    def _gather(
+        self, x: Tensor, slide: Tensor, grid: Tensor, of: Tensor, at: Tensor, center: Tensor | None = None
+    ) -> Tensor:
+        """Convolve ``x`` at the cells ``at`` of slides ``of``; ``center`` takes the place of the middle cell."""
+        # one number per cell, with a margin that separates rows and slides
+        rows, cols = (torch.maximum(grid.amax(0), at.amax(0)) + 3).tolist()
+        number = lambda slide, cell: (slide * rows + cell[:, 0] + 1) * cols + cell[:, 1] + 1
+        cells, order = number(slide, grid).sort(stable=True)
+        middle = number(of, at)
+        total = self.conv.get_parameter("bias").expand(len(at), -1)
+        for row, col in product(range(3), range(3)):
+            if center is not None and row == col == 1:
+                part = center
+            else:
+                wanted = middle + (row - 1) * cols + col - 1
+                place = (torch.searchsorted(cells, wanted, right=True) - 1).clamp(min=0)
+                part = torch.where((cells[place] == wanted)[:, None], x[order[place]], 0.0)
+            total = total + self.conv.weight[:, 0, row, col] * part
+        return total.to(x.dtype)
+
 
 class Packing:
-    """Slides side by side, padded to the longest: (S, D) rows, one slide after the other, to (B, L, D) and back.
+    """Slides padded to the longest: (S, D) rows, one slide after the other, to (B, L, D) and back.
 
-    ``bias`` keeps attention off the padding, (B, 1, 1, L); None where all slides are of one length.
+    ``bias`` (B, 1, 1, L) masks the padding in attention; None where all slides have the same length.
 
     Parameters
     ----------
@@ -99,20 +136,41 @@ class Packing:
             self.bias = outside[:, None, None, :]
 
     def pack(self, rows: Tensor) -> Tensor:
-        """(S, D) -> (B, L, D)."""
+        """Pad the rows of each slide, (S, D) to (B, L, D)."""
         if self.inside is None:
             return rows.view(len(self.lengths), self.lengths[0], -1)
         return pad_sequence(list(rows.split(self.lengths)), batch_first=True)
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """(B, L, D) -> (S, D)."""
+        """Undo :meth:`pack`, (B, L, D) to (S, D)."""
         return packed.flatten(0, 1) if self.inside is None else packed[self.inside]
 
 
-class SlideTransformer(nn.Module):
-    """Self-attention among all spots of a slide; several slides go through in one call.
+def attend(blocks: Iterable[Any], packing: Packing, x: Tensor, inputs: list[Tensor] | None = None) -> Tensor:
+    """Pass packed context (B, L, D) through transformer layers; the input of each is appended to ``inputs``."""
+    for block in blocks:
+        if inputs is not None:
+            inputs.append(x)
+        x = block(x, packing.bias)
+    return x
 
-    One layer, then the grid's positional encoding, then the other layers.
+
+def visit(blocks: Iterable[Any], slides: Slides, inputs: Iterable[Tensor], y: Tensor, visitors: Visitors) -> Tensor:
+    """Pass visitors (V, D) through the layers whose inputs :func:`attend` kept: (V, D)."""
+
+    def context(block: Block, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        parts = zip(*block.keys_values(x), slides.lengths, strict=True)
+        return [(keys[:, :n], values[:, :n]) for keys, values, n in parts]
+
+    for block, x in zip(blocks, inputs, strict=True):
+        y = block.visit(y, visitors.slide, slides.once(block, partial(context, block, x)))
+    return y
+
+
+class SlideTransformer(nn.Module):
+    """Self-attention among the spots of a slide; several slides pass in one call.
+
+    One layer, then the positional encoding by the grid, then the other layers.
 
     Parameters
     ----------
@@ -128,40 +186,21 @@ class SlideTransformer(nn.Module):
         self.position = GridPosition(width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, slides: Slides, x: Tensor) -> Tensor:
-        """(S, D) features of all spots of ``slides`` -> (S, D)."""
-        lengths = slides.lengths
-        slide = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(x.device)
-        packing = Packing(lengths, x.device)
-        first, *others = self.blocks
-        x = packing.unpack(first(packing.pack(x), packing.bias))
-        x = packing.pack(self.position(x, slide, slides.grid))
-        for block in others:
-            x = block(x, packing.bias)
-        return self.norm(packing.unpack(x))
+    def forward(self, slides: Slides, x: Tensor, visitors: Visitors | None = None) -> Tensor:
+        """Features ``x`` (S + V, D) of the context, then of the visitors, to (S + V, D)."""
+        n = len(slides.grid)
+        inputs, first, found = slides.once(self, lambda: self._context(slides, x[:n]))
+        if visitors is None:
+            return found
+        y = visit(self.blocks[:1], slides, inputs[:1], x[n:], visitors)
+        y = self.position.visit(y, visitors, first, slides)
+        y = visit(self.blocks[1:], slides, inputs[1:], y, visitors)
+        return torch.cat([found, self.norm(y)])
 
-
-class ScaleFusion(nn.Module):
-    """Self-attention over the tokens of all scales, then a feed-forward layer: (N, T, d) -> (N, T, d).
-
-    Parameters
-    ----------
-    width
-        d.
-    heads, mlp, dropout, **options
-        Of the transformer layer.
-    residual
-        Add the input of the last feed-forward layer to its output (the authors' code does not).
-    """
-
-    def __init__(self, width: int, heads: int, mlp: int, dropout: float, *, residual: bool, **options: bool) -> None:
-        super().__init__()
-        self.block = Block(width, heads, mlp, dropout, **options)
-        self.feed_forward = FeedForward(width, 2 * width, dropout)
-        self.residual = residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Fuse the tokens of each spot."""
-        x = self.block(x)
-        y = self.feed_forward(x)
-        return x + y if self.residual else y
+    def _context(self, slides: Slides, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Give the inputs of each layer (B, L, D), the context after the first layer and after all layers, (S, D)."""
+        packing, inputs = Packing(slides.lengths, x.device), list[Tensor]()
+        first = packing.unpack(attend(self.blocks[:1], packing, packing.pack(x), inputs))
+        x = self.position(first, slides.slide, slides.grid)
+        x = attend(self.blocks[1:], packing, packing.pack(x), inputs)
+        return inputs, first, self.norm(packing.unpack(x))

@@ -1,27 +1,28 @@
-"""EGN: a token transformer that consults the training tiles most like its own, with their expression."""
+"""EGN: a token transformer guided by the most similar training tiles and their expression.
+
+Yang et al., WACV 2023, section 3, with the authors' code where the text leaves a choice.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-
-from gdml._errors import did_you_mean
 
 from .bank import ReferenceBank, nearest_rows
 from .base import Shape, SpotModel
 from .batch import Batch, Output
-from .bridging import Bridge, ExemplarLayer, Projector, ResidualPooling
-from .scales import FEATURES, TARGETS, Scalers
+from .config import ScaledConfig
+from .layers import Block, FeedForward
+from .scaling import Scalers
 
 _SMALL = 1e-12
 
 
 @dataclass(frozen=True)
-class EGNConfig:
-    """Settings of EGN; the preset ``"paper"`` has the paper's sizes, which take a GPU.
+class EGNConfig(ScaledConfig):
+    """Settings of EGN; the preset ``"paper"`` has the paper's sizes, which need a GPU.
 
     Parameters
     ----------
@@ -33,25 +34,24 @@ class EGNConfig:
     dropout
         In the transformer layers and the projector.
     bridge_every
-        An exemplar-bridging block stands in every layer whose number, from 1, this divides.
+        An exemplar-bridging block is in every layer whose number, from 1, is a multiple of this.
     bridge_heads, bridge_width
         Its heads, and the width of each.
     projector_depth
-        Feed-forward layers that the tile and its exemplars pass through before the first layer.
+        Feed-forward layers for the tile and its exemplars before the first layer.
     pool_sharpness, pool_weight
         Of the residual attention pooling: scale of the logits, and weight beside the mean.
     n_exemplars
-        Training tiles that are consulted.
+        Most similar training tiles that are used.
     exclude
-        Which exemplars a spot must not see while it is trained on: those of its own ``"slide"``, as none of
-        its slide will be there when a new slide is predicted, or its own ``"spot"`` alone. Where the other
-        slides have too few spots (one slide only), it is the spot.
+        Exemplars that are hidden from a spot in training: those of its own ``"slide"``, as in the prediction of a new
+        slide, or its own ``"spot"`` only. Where the other slides have too few spots (one slide only), it is the spot.
     pcc_weight
         Weight of 1 - PCC beside the squared error.
     features
         Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"``.
     targets
-        Scale of the expression that is learnt and shown with exemplars: ``"center"`` each gene on its mean over
+        Scale of the expression that is learnt and given with exemplars: ``"center"`` each gene on its mean over
         the training spots, ``"standardize"`` it, or ``"raw"``.
     """
 
@@ -69,17 +69,133 @@ class EGNConfig:
     n_exemplars: int = 9
     exclude: Literal["slide", "spot"] = "slide"
     pcc_weight: float = 0.5
-    features: Literal["standardize", "raw"] = "standardize"
-    targets: Literal["center", "standardize", "raw"] = "center"
 
     def __post_init__(self) -> None:
-        for name, choices in (("exclude", ("slide", "spot")), ("features", FEATURES), ("targets", TARGETS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), choices)}")
-        for name in ("width", "depth", "heads", "mlp", "bridge_every", "bridge_heads", "bridge_width", "n_exemplars"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, found {getattr(self, name)!r}.")
+        super().__post_init__()
+        self.check_at_least(
+            1, "width", "depth", "heads", "mlp", "bridge_every", "bridge_heads", "bridge_width", "n_exemplars"
+        )
+
+
+class Projector(nn.Module):
+    """Project the global view of the tile, the exemplars and their expression to the width of the tokens.
+
+    Parameters
+    ----------
+    dim, n_genes, width
+        Widths of the features, of the expression, and of the output.
+    depth, dropout
+        Of the feed-forward layers that global view and exemplars share.
+    """
+
+    def __init__(self, dim: int, n_genes: int, width: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        self.view = nn.Linear(dim, width)
+        self.exemplar = nn.Linear(dim + n_genes, width)
+        self.expression = nn.Linear(n_genes, width)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), FeedForward(width, width, dropout)) for _ in range(depth)
+        )
+
+    def forward(self, view: Tensor, exemplars: Tensor, expression: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, D), (N, k, D) and (N, k, M) to (N, width), (N, k, width) and (N, k, width)."""
+        both = torch.cat([self.view(view)[:, None], self.exemplar(torch.cat([exemplars, expression], 2))], 1)
+        for layer in self.layers:
+            both = both + layer(both)
+        return both[:, 0], both[:, 1:], self.expression(expression)
+
+
+class Bridge(nn.Module):
+    """Exemplar-bridging block: exemplars update the global view, which gates the tokens.
+
+    Parameters
+    ----------
+    width
+        Token width.
+    n_tokens
+        Tokens T; each has a gate of its own per head.
+    heads, head_width
+        Of the gated tokens.
+    """
+
+    def __init__(self, width: int, n_tokens: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.heads = heads
+        self.interact = nn.Sequential(nn.Linear(2 * width, 256), nn.SiLU(), nn.Linear(256, 2 * width))
+        self.value = nn.Linear(width, width)
+        self.norm_exemplar = nn.LayerNorm(width)
+        self.gate = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, heads * n_tokens))
+        self.token = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner))
+        self.to_tokens = nn.Linear(inner, width, bias=False)
+        self.to_view = nn.Linear(inner, width, bias=False)
+
+    def forward(
+        self, tokens: Tensor, view: Tensor, exemplars: Tensor, expression: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Update tokens (N, T, width), global view (N, width) and exemplars (N, k, width)."""
+        n, t, _ = tokens.shape
+        difference = view[:, None] - exemplars
+        for_view, for_exemplar = self.interact(torch.cat([difference, exemplars], 2)).sigmoid().chunk(2, 2)
+        value = self.value(expression)
+        view = view + (for_view * value).mean(1)
+        exemplars = self.norm_exemplar(exemplars + for_exemplar * value)
+
+        gate = self.gate(view).sigmoid().view(n, self.heads, t).transpose(1, 2)
+        gated = (self.token(tokens).view(n, t, self.heads, -1) * gate[..., None]).flatten(2)
+        return tokens + self.to_tokens(gated), view + self.to_view(gated.mean(1)), exemplars
+
+
+class ExemplarLayer(nn.Module):
+    """Transformer layer with an exemplar-bridging block between its attention and its feed-forward layer.
+
+    Parameters
+    ----------
+    width, heads, mlp, dropout
+        Of the transformer layer.
+    bridge
+        None: a plain layer.
+    """
+
+    def __init__(self, width: int, heads: int, mlp: int, dropout: float, bridge: Bridge | None) -> None:
+        super().__init__()
+        self.block = Block(width, heads, mlp, dropout)
+        self.bridge = bridge
+
+    def forward(
+        self, tokens: Tensor, position: Tensor, view: Tensor, exemplars: Tensor, expression: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :class:`Bridge`; ``position`` (T, width) is added to the tokens before the attention of each layer."""
+        block = self.block
+        tokens = tokens + block.attention(block.norm1(tokens + position))
+        if self.bridge is not None:
+            tokens, view, exemplars = self.bridge(tokens, view, exemplars, expression)
+        return tokens + block.mlp(block.norm2(tokens)), view, exemplars
+
+
+class ResidualPooling(nn.Module):
+    """Mean over the tokens plus an attention-weighted mean, channel by channel.
+
+    Zhu, Wu (2021), Residual attention, ICCV.
+
+    Parameters
+    ----------
+    width
+        Token width.
+    sharpness, weight
+        Scale of the logits; weight of the attended mean.
+    """
+
+    def __init__(self, width: int, sharpness: float, weight: float) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, width)
+        self.sharpness, self.weight = sharpness, weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, T, width) to (N, width)."""
+        score = self.score(tokens).float()
+        attended = (score * (self.sharpness * score).softmax(1)).sum(1)
+        return score.mean(1) + self.weight * attended
 
 
 def mean_pcc(x: Tensor, y: Tensor) -> Tensor:
@@ -93,9 +209,9 @@ def mean_pcc(x: Tensor, y: Tensor) -> Tensor:
 class EGN(SpotModel):
     """EGN: Exemplar Guided Network.
 
-    The tokens of a tile pass through a transformer. In every second layer the training tiles that are most like
-    the tile, with their expression, revise its global view (the pooled features), and the global view the tokens.
-    Global view and pooled tokens predict.
+    The tokens of a tile pass through a transformer. In every second layer the most similar training tiles, with their
+    expression, update the global view of the tile (its pooled features), and the global view updates the tokens. The
+    prediction is made from the global view and the pooled tokens.
 
     Parameters
     ----------
@@ -107,7 +223,7 @@ class EGN(SpotModel):
     Raises
     ------
     ValueError
-        If the features have no tokens besides the pooled one.
+        If the features have one token only.
     """
 
     config_class = EGNConfig
@@ -129,7 +245,7 @@ class EGN(SpotModel):
         super().__init__(config, shape)
         if shape.n_tokens < 2:
             raise ValueError(
-                "EGN is a transformer over the tokens of a tile, and the features are pooled to one: "
+                "EGN is a transformer over the tokens of a tile, but the features are pooled to one: call "
                 'gdml.pp.embed(adata, tokens="grid7").'
             )
         c, n_tokens = config, shape.n_tokens - 1
@@ -145,17 +261,17 @@ class EGN(SpotModel):
             for number in range(1, c.depth + 1)
         )
         self.pool = ResidualPooling(c.width, c.pool_sharpness, c.pool_weight)
-        answer = nn.Linear(2 * c.width, shape.n_genes)
-        nn.init.zeros_(answer.bias)
-        self.head = nn.Sequential(nn.LayerNorm(2 * c.width), answer)
+        last = nn.Linear(2 * c.width, shape.n_genes)
+        nn.init.zeros_(last.bias)
+        self.head = nn.Sequential(nn.LayerNorm(2 * c.width), last)
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Keep features and expression of the training spots, and take the scales from them."""
-        self.scalers.prepare(self.bank.fill(batches))
+        """Keep features and expression of the training spots and compute the scales."""
+        super().prepare(self.bank.fill(batches))
         n, k = len(self.bank), self.config.n_exemplars
         if n - 1 < k:
             raise ValueError(
-                f"`n_exemplars` is {k}, but a training spot has {n - 1} others to find them among: pass "
+                f"`n_exemplars` is {k}, but a training spot has {n - 1} others: pass "
                 f"config={{'n_exemplars': {max(1, n // 4)}}}, or more spots."
             )
         self.bank.features = self.scalers.pooled(self.bank.features)
@@ -163,30 +279,26 @@ class EGN(SpotModel):
         self.shape = replace(self.shape, n_bank=n)
 
     def forward(self, batch: Batch) -> Output:
-        """Predict, (N, M)."""
+        """Predict (N, M) from the tokens and the exemplars of each spot."""
         local, features, expression = self._exemplars(batch)
         view, exemplars, expression = self.projector(local, features, expression)
         tokens = self.embed(self.scalers.tokens(batch.tokens[:, 1:])) + self.position
         for layer in self.layers:
             tokens, view, exemplars = layer(tokens, self.position, view, exemplars, expression)
-        prediction = self.head(torch.cat([self.pool(tokens), view.float()], 1)).float()
-        return Output(self.scalers.target.inverse(prediction), parts={"prediction": prediction})
+        return self.predicted(self.head(torch.cat([self.pool(tokens), view.float()], 1)).float())
 
     def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
-        """Squared error, and one less the PCC of each gene over the batch."""
-        if batch.expression is None:
-            raise ValueError("The batch has no expression to learn from.")
-        target = self.scalers.target(batch.expression)
+        """Squared error, and 1 - PCC of each gene over the batch."""
+        error, target = super().loss(batch, output, generator)["loss"], self.scalers.target(batch.measured)
         with torch.autocast(target.device.type, enabled=False):
-            prediction = output.parts["prediction"].float()
-            error, pcc = F.mse_loss(prediction, target), 1 - mean_pcc(prediction, target)
+            pcc = 1 - mean_pcc(output.parts["prediction"].float(), target)
         return {"loss": error + self.config.pcc_weight * pcc, "loss_pred": error, "loss_pcc": pcc}
 
     def _exemplars(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled pooled features of the spots (N, D), those of their exemplars (N, k, D), and their expression."""
-        local, bank = self.scalers.pooled(batch.local), self.bank
+        local, bank = self.scalers.pooled(batch.pooled), self.bank
         exclude = None
-        if self.training:  # at prediction the spots are others, whatever their numbers
+        if self.training:  # at prediction the numbers are those of other spots
             exclude = bank.own_rows(batch, "slide" if self.by_slide else "spot")
         _, rows = nearest_rows(local, bank.features, self.config.n_exemplars, exclude)
         return local, bank.features[rows], self.scalers.target(bank.expression[rows])

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ._gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESET_RECIPES, PRESETS, GeneDMLConfig, published_grids
 from .base import Shape, SpotModel
 from .batch import Batch, Output
-from .branches import NeighborTransformer, ScaleFusion, SlideTransformer
-from .contrast import group_loss, instance_loss
-from .layers import Dropout, FeedForward
-from .linear import RidgeMap, pooled_features, stripes
+from .branches import NeighborTransformer, SlideTransformer
+from .discrimination import group_loss, instance_loss
+from .gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESET_RECIPES, PRESETS, GeneDMLConfig, published_grids
+from .layers import Block, Dropout, FeedForward
+from .ridge import RidgeMap, learnt_stripes, pooled_features
 from .scaling import Moments, Standardize
 
 SCALES = ("local", "neighbor", "global")
@@ -42,9 +42,42 @@ class GeneEncoder(nn.Module):
         self.feed_forward = FeedForward(width, 2 * width, 0.1)
 
     def forward(self, expression: Tensor) -> Tensor:
-        """Encode."""
+        """Expression (N, M) to (N, d)."""
         x = self.project(expression)
         return F.normalize(self.feed_forward(self.norm(x + self.refine(x))).float(), dim=1)
+
+
+class ScaleFusion(nn.Module):
+    """Self-attention over the tokens of all scales, then a feed-forward layer.
+
+    Parameters
+    ----------
+    width
+        d.
+    heads, mlp, dropout, **options
+        Of the transformer layer.
+    residual
+        Add the input of the last feed-forward layer to its output (the authors' code does not).
+    """
+
+    def __init__(self, width: int, heads: int, mlp: int, dropout: float, *, residual: bool, **options: bool) -> None:
+        super().__init__()
+        self.block = Block(width, heads, mlp, dropout, **options)
+        self.feed_forward = FeedForward(width, 2 * width, dropout)
+        self.residual = residual
+
+    def forward(self, x: Tensor, inside: Tensor) -> Tensor:
+        """Tokens ``x`` (N, T, d) of each spot to (N, T, d); those that are not ``inside`` (N, T) are not attended to."""
+        outside = torch.zeros(inside.shape, dtype=x.dtype, device=x.device).masked_fill_(~inside, float("-inf"))
+        x = self.block(x, outside[:, None, None])
+        y = self.feed_forward(x)
+        return x + y if self.residual else y
+
+
+def _mean(x: Tensor, inside: Tensor) -> Tensor:
+    """Mean of the tokens that are ``inside``: (N, T, d) and (N, T) to (N, d); the plain mean where all are."""
+    share = inside.float().mean(1, keepdim=True)
+    return (x.masked_fill(~inside[..., None], 0.0).mean(1) / share).to(x.dtype)
 
 
 def _head(width: int, n_genes: int, kind: str, dropout: float) -> nn.Module:
@@ -60,10 +93,10 @@ def _head(width: int, n_genes: int, kind: str, dropout: float) -> nn.Module:
 class GeneDML(SpotModel):
     """Gene-DML: three scales of morphology, aligned with expression by instances and by groups.
 
-    Local tokens, a transformer over the neighbour tiles and a transformer over the slide's spots are
-    projected to one width and fused by self-attention; a head on the mean of all tokens predicts the
-    expression. While it learns, each scale is pulled towards the expression of its spot (equations 3, 4)
-    and spots towards the groups of the other modality (equation 5).
+    Local tokens, a transformer over the neighbour tiles and a transformer over the slide's spots are projected to one
+    width and fused by self-attention; a head on the mean of all tokens predicts the expression. Tiles outside the image
+    take no part. In training each scale is aligned with the expression of its spot (equations 3, 4), and spots with the
+    groups of the other modality (equation 5).
 
     Parameters
     ----------
@@ -78,6 +111,7 @@ class GeneDML(SpotModel):
     presets: ClassVar[dict[str, Any]] = PRESETS
     preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESET_RECIPES
     preset_normalization = "paper"
+    needs = frozenset({"tokens", "neighbors", "slides"})
     shared_space = True
     config: GeneDMLConfig
 
@@ -137,7 +171,8 @@ class GeneDML(SpotModel):
             pooled.add(batch.neighbors[batch.neighbor_mask])
             if batch.expression is not None:
                 target.add(batch.expression)
-                linear.append((pooled_features(batch), batch.expression, stripes(batch)))
+                if self.config.linear_share:
+                    linear.append((pooled_features(batch), batch.expression, learnt_stripes(batch)))
         for scaler, moments, kind in (
             (self.local_scale, local, self.config.features),
             (self.pooled_scale, pooled, self.config.features),
@@ -148,27 +183,33 @@ class GeneDML(SpotModel):
             elif kind == "scale":
                 one = moments.std.square().mean().sqrt()
                 scaler.set(moments.mean, one.expand_as(moments.std))
-        if self.config.linear_share and linear:
+        if linear:
             x, y, folds = (torch.cat(parts) for parts in zip(*linear, strict=True))
             self.linear.solve(x, self.target_scale(y), np.geomspace(1e-1, 1e6, 29).tolist(), folds)
 
     def forward(self, batch: Batch) -> Output:
-        """Predict (N, M); the embedding is the fused one, (N, d), rows of unit length."""
+        """Predict (N, M) from all scales; the embedding is the fused one, (N, d), rows of unit length."""
+        context, features, index = batch.context
         shift = self._random_shift(batch.tokens)
         local = self.drop_input(self.local_scale(batch.tokens) + shift)
         neighbors = self.drop_input(self.pooled_scale(batch.neighbors) + shift)
-        slides = self.drop_input(self.pooled_scale(batch.slides.features) + shift)
+        slides = self.drop_input(self.pooled_scale(features) + shift)
         if self.training and self.config.token_dropout:
             local = self._drop_tokens(local)
 
         neighbors = self.neighbor(self.into_neighbor(neighbors), batch.neighbor_mask)
-        spots = self.slide(batch.slides, self.into_slide(slides))[batch.index]
+        spots = self.slide(context, self.into_slide(slides), batch.visitors)[index]
         by_scale = (local, neighbors, spots[:, None])
         tokens = torch.cat([project(x) for project, x in zip(self.projections, by_scale, strict=True)], 1)
-        tokens = self.fusion(tokens)
+        n, t = local.shape[:2]
+        inside = torch.cat(
+            [batch.neighbor_mask.new_ones(n, t), batch.neighbor_mask, batch.neighbor_mask.new_ones(n, 1)], 1
+        )
+        tokens = self.fusion(tokens, inside)
 
-        scales = [part.mean(1) for part in tokens.split([x.shape[1] for x in by_scale], 1)]
-        fused = tokens.mean(1)
+        sizes = [x.shape[1] for x in by_scale]
+        scales = [_mean(*parts) for parts in zip(tokens.split(sizes, 1), inside.split(sizes, 1), strict=True)]
+        fused = _mean(tokens, inside)
         prediction = self.head(fused)
         parts = {"fused": fused, "prediction": prediction}
         parts |= dict(zip(SCALES, scales, strict=True))
@@ -182,9 +223,12 @@ class GeneDML(SpotModel):
         return Output(self.target_scale.inverse(prediction.float()), F.normalize(fused.float(), dim=1), parts)
 
     def embed_expression(self, expression: Tensor) -> Tensor:
-        """Encode expression, as while learning."""
+        """Expression (N, M) to the shared space by the gene encoder: (N, d), rows of unit length."""
         if not (self.config.instance_weight or self.config.group_weight):
-            raise ValueError("Both pathways are switched off: this Gene-DML has no shared space. Train it with either.")
+            raise ValueError(
+                "Both pathways are switched off, so this Gene-DML has no shared space: train it with `instance_weight` "
+                "or `group_weight` above 0."
+            )
         return self.gene(self.target_scale(expression))
 
     def _with_linear(self, prediction: Tensor, batch: Batch) -> Tensor:
@@ -215,10 +259,8 @@ class GeneDML(SpotModel):
 
     def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
         """Equation 7, with the terms that the config switches on."""
-        if batch.expression is None:
-            raise ValueError("The batch has no expression to learn from.")
         c = self.config
-        target = self.target_scale(batch.expression)
+        target = self.target_scale(batch.measured)
         # the losses are small differences of large exponents: never in bf16
         with torch.autocast(target.device.type, enabled=False):
             parts = {name: x.float() for name, x in output.parts.items()}

@@ -1,28 +1,31 @@
 """Hist2ST on frozen features: attention over a slide, then a graph of its nearest spots."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gdml._errors import did_you_mean
-
 from .base import Shape, SpotModel
-from .batch import Batch, Output, Slides
+from .batch import Batch, Output
+from .config import ScaledConfig
 from .histogene import SLIDE_RECIPE, SpotTransformer
 from .layers import Dropout
-from .scales import FEATURES, TARGETS, Scalers
-from .zinb import size_factors, zinb_loss
+from .scaling import Scalers
 
-_MOST_NEIGHBORS = 8  # that a batch knows of
+_MOST_NEIGHBORS = 8  # in ``Slides.nearest``
+# clamps of the likelihood of counts
+_LOG_MEAN = (math.log(1e-5), math.log(1e6))
+_DISPERSION = (1e-4, 1e4)
 
 
 @dataclass(frozen=True)
-class Hist2STConfig:
-    """Settings of Hist2ST; the defaults are the paper's, but for the views, ``features`` and ``targets``.
+class Hist2STConfig(ScaledConfig):
+    """Settings of Hist2ST; the defaults are the paper's, except for the views, ``features`` and ``targets``.
 
     Parameters
     ----------
@@ -49,7 +52,7 @@ class Hist2STConfig:
         Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
     targets
         ``"center"``: the head starts at the mean expression of the training spots; ``"standardize"``: each gene
-        is divided by its standard deviation too; ``"raw"`` (paper): it has to learn the mean from zero.
+        is also divided by its standard deviation; ``"raw"`` (paper): the mean is learnt from zero.
     """
 
     width: int = 1024
@@ -65,19 +68,48 @@ class Hist2STConfig:
     view_dropout: float = 0.1
     view_noise: float = 0.1
     distillation_weight: float = 0.5
-    features: Literal["standardize", "raw"] = "standardize"
-    targets: Literal["center", "standardize", "raw"] = "center"
 
     def __post_init__(self) -> None:
-        for name, choices in (("features", FEATURES), ("targets", TARGETS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), choices)}")
+        super().__post_init__()
         if not 1 <= self.n_neighbors <= _MOST_NEIGHBORS:
             raise ValueError(f"`n_neighbors` must be 1 to {_MOST_NEIGHBORS}, found {self.n_neighbors}.")
-        for name in ("zinb_weight", "n_views", "view_noise", "distillation_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, found {getattr(self, name)}.")
+        self.check_at_least(0, "zinb_weight", "n_views", "view_noise", "distillation_weight")
+
+
+def size_factors(counts: Tensor) -> Tensor:
+    """Depth of each spot over the median depth of all: (N, M) counts to (N,), positive."""
+    depth = counts.sum(1)
+    return depth.clamp(min=1) / depth.quantile(0.5).clamp(min=1)
+
+
+def zinb_loss(counts: Tensor, log_mean: Tensor, dispersion: Tensor, zero_logit: Tensor) -> Tensor:
+    """Negative log-likelihood, averaged over all entries (Eraslan et al. 2019, equations 1 to 3).
+
+    A count is zero with probability pi, and else drawn from a negative binomial with mean mu and variance
+    mu + mu^2 / r. All terms are logarithms, so that neither a large mean nor a small probability overflows.
+
+    Parameters
+    ----------
+    counts
+        (N, M) raw counts.
+    log_mean
+        (N, M) logarithm of mu, the spot's size factor included; clamped to 1e-5 and 1e6.
+    dispersion
+        (N, M) r, positive; clamped to 1e-4 and 1e4.
+    zero_logit
+        (N, M) logit of pi.
+
+    Returns
+    -------
+    Scalar.
+    """
+    log_mean, r = log_mean.clamp(*_LOG_MEAN), dispersion.clamp(*_DISPERSION)
+    log_total = torch.logaddexp(log_mean, r.log())
+    zero = r * (r.log() - log_total)  # of the negative binomial alone
+    some = torch.lgamma(counts + r) - torch.lgamma(r) - torch.lgamma(counts + 1)
+    some = some + zero + counts * (log_mean - log_total)
+    drop, keep = F.logsigmoid(zero_logit), F.logsigmoid(-zero_logit)
+    return -torch.where(counts > 0, keep + some, torch.logaddexp(drop, keep + zero)).mean()
 
 
 class GraphLayer(nn.Module):
@@ -97,17 +129,22 @@ class GraphLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear.weight)
 
     def forward(self, x: Tensor, neighbors: Tensor) -> Tensor:
-        """(S, width) features and (S, k) rows of each spot's neighbours -> (S, width)."""
+        """Features (S, width) and the rows (S, k) of each spot's neighbours to (S, width)."""
         # the mean and the linear map commute
-        return F.normalize(F.relu(self.linear(x)[neighbors].mean(1)).float(), dim=1)
+        return self.average(self.linear(x), neighbors)
+
+    @staticmethod
+    def average(mapped: Tensor, neighbors: Tensor) -> Tensor:
+        """Average rows of mapped features (S, width) over the neighbours (n, k) of n spots: (n, width)."""
+        return F.normalize(F.relu(mapped[neighbors].mean(1)).float(), dim=1)
 
 
 class Hist2ST(SpotModel):
     """Hist2ST: attention among a slide's spots, graph convolutions, an LSTM over the depths of the graph.
 
-    The paper begins with convolutions over the pixels of a tile; here the features of a frozen encoder stand in
-    their place. Besides the squared error it learns the likelihood of the raw counts, and to predict from altered
-    copies of its input what it predicts from the input itself.
+    The paper begins with convolutions over the pixels of a tile; here the features of a frozen encoder take their
+    place. The loss has the squared error, the likelihood of the raw counts, and the difference between the predictions
+    from the input and from altered copies of it.
 
     Parameters
     ----------
@@ -131,7 +168,7 @@ class Hist2ST(SpotModel):
             "decay": 0.9,
         }
     }
-    needs = frozenset({"counts"})
+    needs = frozenset({"slides", "counts"})
     config: Hist2STConfig
 
     def __init__(self, config: Hist2STConfig, shape: Shape) -> None:
@@ -141,62 +178,84 @@ class Hist2ST(SpotModel):
         self.transformer = SpotTransformer(
             shape.dim, width, c.depth, c.heads, c.mlp, c.dropout, n_rows=shape.n_rows, n_cols=shape.n_cols
         )
-        self.graph = nn.ModuleList(GraphLayer(width) for _ in range(c.graph_depth))
+        self.graph: Any = nn.ModuleList(GraphLayer(width) for _ in range(c.graph_depth))
         self.jump = nn.LSTM(width, width, 2)
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, m))
-        if c.zinb_weight:
+        if not c.zinb_weight:
+            self.needs = frozenset({"slides"})
+        else:
             self.count_heads = nn.ModuleList(nn.Linear(width, m) for _ in ("mean", "dispersion", "zero"))
         self.n_views = c.n_views if c.distillation_weight else 0
         if self.n_views:
             self.drop_view = Dropout(c.view_dropout)
             self.weigh = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Take the scales of features and targets from the training spots."""
-        self.scalers.prepare(batches)
-
     def forward(self, batch: Batch) -> Output:
-        """Predict, (N, M)."""
-        features = self.scalers.pooled(batch.slides.features)
+        """Predict (N, M) from the features, positions and nearest spots of each slide."""
+        _, features, _ = batch.context
+        features = self.scalers.pooled(features)
         copies = [features]
         if self.training:
             copies += [self._view(features) for _ in range(self.n_views)]
-        own, *views = self._encode(copies, batch.slides, batch.index)
+        own, *views = self._encode(copies, batch)
         prediction = self.head(own)
-        parts = {"prediction": prediction}
+        parts: dict[str, Tensor] = {}
         if self.config.zinb_weight:
             names = ("log_mean", "dispersion", "zero_logit")
             parts |= {name: head(own) for name, head in zip(names, self.count_heads, strict=True)}
         if views:
             seen = torch.stack(views)
             parts["distilled"] = (self.weigh(seen).softmax(0) * self.head(seen)).sum(0)
-        return Output(self.scalers.target.inverse(prediction.float()), parts=parts)
+        return self.predicted(prediction, **parts)
 
     def _view(self, x: Tensor) -> Tensor:
         """Alter the features, in place of turning, mirroring and greying the tiles."""
         return self.drop_view(x + self.config.view_noise * torch.randn_like(x))
 
-    def _encode(self, copies: list[Tensor], slides: Slides, index: Tensor) -> Tensor:
-        """V copies of the features, each (S, D), to (V, N, width): a copy of a slide goes through as one more slide."""
-        if slides.nearest is None:
-            raise ValueError("The batch does not say which spots are nearest to each other (`slides.nearest`).")
-        v, s, c = len(copies), len(copies[0]), self.config
-        first_rows = s * torch.arange(v, device=index.device)[:, None]
-        neighbors = slides.nearest[:, 1 - c.self_loop : c.n_neighbors + 1]
-        neighbors = (neighbors + first_rows[:, :, None]).flatten(0, 1)
-        stacked = replace(slides, grid=slides.grid.repeat(v, 1), lengths=slides.lengths * v)
-        x = self.transformer(stacked, torch.cat(copies))
-        depths, rows = [], (index + first_rows).flatten()
+    def _encode(self, copies: list[Tensor], batch: Batch) -> Tensor:
+        """C copies of the features, each (S + V, D), to (C, N, width): a copy of a slide passes as one more slide."""
+        slides, _, index = batch.context
+        visitors, nearest = batch.visitors, slides.nearest
+        if nearest is None or (visitors is not None and visitors.nearest is None):
+            raise ValueError("The batch does not say which spots are nearest to each other: set `slides.nearest`.")
+        c, s, n = len(copies), len(slides.grid), len(copies[0])
+        numbers = torch.arange(c, device=index.device)[:, None]
+
+        def of_copies(rows: Tensor) -> Tensor:
+            """Rows of one copy (..., n) to those of all copies (c n, ...): all contexts, then all visitors."""
+            shift = numbers.view(-1, *[1] * rows.ndim)
+            return torch.where(rows < s, rows + s * shift, rows + s * (c - 1) + (n - s) * shift).flatten(0, 1)
+
+        used = slice(1 - self.config.self_loop, self.config.n_neighbors + 1)
+        extent = None if slides.extent is None else slides.extent.repeat(c, 1)
+        stacked = replace(slides, grid=slides.grid.repeat(c, 1), lengths=slides.lengths * c, extent=extent)
+        x, around = torch.cat([x[:s] for x in copies]), None
+        if visitors is not None and visitors.nearest is not None:
+            x, around = torch.cat([x, *(x[s:] for x in copies)]), of_copies(visitors.nearest[:, used])
+            of = (visitors.slide + len(slides.lengths) * numbers).flatten()
+            visitors = replace(visitors, grid=visitors.grid.repeat(c, 1), slide=of)
+        x = self.transformer(stacked, x, visitors)
+        context = slides.once(self.graph, partial(self._graph, x[: c * s], of_copies(nearest[:, used])))
+        y, rows, depths = x[c * s :], of_copies(index), []
+        for layer, (mapped, found) in zip(self.graph, context, strict=True):
+            if around is not None:
+                y = layer.average(torch.cat([mapped, layer.linear(y)]), around)
+                found = torch.cat([found, y])
+            depths.append(found[rows])
+        return self.jump(torch.stack(depths))[0].mean(0).unflatten(0, (c, len(index)))
+
+    def _graph(self, x: Tensor, neighbors: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Give the mapped features and the output of each graph layer over the context."""
+        layers = []
         for layer in self.graph:
-            x = layer(x, neighbors)
-            depths.append(x[rows])
-        return self.jump(torch.stack(depths))[0].mean(0).unflatten(0, (v, len(index)))
+            mapped = layer.linear(x)
+            x = layer.average(mapped, neighbors)
+            layers.append((mapped, x))
+        return layers
 
     def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
         """Squared error + the weighted likelihood of the counts + the weighted self-distillation."""
-        if batch.expression is None:
-            raise ValueError("The batch has no expression to learn from.")
-        c, target = self.config, self.scalers.target(batch.expression)
+        c, target = self.config, self.scalers.target(batch.measured)
         # the likelihood is a difference of large logarithms: never in bf16
         with torch.autocast(target.device.type, enabled=False):
             parts = {name: x.float() for name, x in output.parts.items()}

@@ -1,22 +1,20 @@
 """HisToGene on frozen features: a transformer over all spots of a slide, with learnt positions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor, nn
-
-from gdml._errors import did_you_mean
+from torch import Tensor, nn
 
 from .base import Shape, SpotModel
-from .batch import Batch, Output, Slides
-from .branches import Packing
+from .batch import Batch, Output, Slides, Visitors
+from .branches import Packing, attend, visit
+from .config import ScaledConfig
 from .layers import Block, Dropout
-from .scales import FEATURES, TARGETS, Scalers
+from .scaling import Scalers
 
-#: A batch is a whole slide, and an epoch as many steps as there are slides.
+#: A batch is a whole slide, and an epoch has as many steps as there are slides.
 SLIDE_RECIPE: dict[str, Any] = {
     "optimizer": "adam",
     "learning_rate": 1e-4,
@@ -26,11 +24,13 @@ SLIDE_RECIPE: dict[str, Any] = {
     "clip": 0.0,
     "average": 0.0,
 }
+#: Most entries of a table of positions; larger grids are scaled to it.
+MAX_POSITIONS = 1024
 
 
 @dataclass(frozen=True)
-class HisToGeneConfig:
-    """Settings of HisToGene; the defaults are the paper's, but for ``features`` and ``targets``.
+class HisToGeneConfig(ScaledConfig):
+    """Settings of HisToGene; the defaults are the paper's, except for ``features`` and ``targets``.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class HisToGeneConfig:
         Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
     targets
         ``"center"``: the head starts at the mean expression of the training spots; ``"standardize"``: each gene
-        is divided by its standard deviation too; ``"raw"`` (paper): it has to learn the mean from zero.
+        is also divided by its standard deviation; ``"raw"`` (paper): the mean is learnt from zero.
     """
 
     width: int = 1024
@@ -50,18 +50,26 @@ class HisToGeneConfig:
     heads: int = 16
     mlp: int = 2
     dropout: float = 0.1
-    features: Literal["standardize", "raw"] = "standardize"
-    targets: Literal["center", "standardize", "raw"] = "center"
 
-    def __post_init__(self) -> None:
-        for name, choices in (("features", FEATURES), ("targets", TARGETS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), choices)}")
+
+def _interpolate(table: nn.Embedding, position: Tensor, extent: Tensor) -> Tensor:
+    """Rows of a table at positions (n,) on grids of ``extent`` (n,) rows or columns, scaled where the table is shorter."""
+    last = table.num_embeddings - 1
+    scale = torch.where(extent > last + 1, last / (extent - 1).clamp(min=1), 1.0)
+    at = (position * scale).clamp(max=last)
+    low = at.floor()
+    between = (at - low)[:, None]
+    low = low.long()
+    found = table(low)
+    if not between.any():
+        return found
+    return torch.where(between > 0, torch.lerp(found, table((low + 1).clamp(max=last)), between), found)
 
 
 class SpotTransformer(nn.Module):
-    """Projected features plus learnt embeddings of row and column, then self-attention among a slide's spots.
+    """Projected features plus learnt embeddings of row and column, then self-attention among the spots of a slide.
+
+    The positions of a slide whose grid exceeds the tables are scaled to them and its embeddings interpolated.
 
     Parameters
     ----------
@@ -70,7 +78,7 @@ class SpotTransformer(nn.Module):
     width, depth, heads, mlp, dropout
         Of the transformer layers.
     n_rows, n_cols
-        Sizes of the tables of positions; spots beyond them take the last entry.
+        Sizes of the tables of positions, at most ``MAX_POSITIONS`` each.
     """
 
     def __init__(
@@ -78,27 +86,40 @@ class SpotTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.project = nn.Linear(dim, width)
-        self.row = nn.Embedding(n_rows, width)
-        self.col = nn.Embedding(n_cols, width)
+        self.row = nn.Embedding(min(n_rows, MAX_POSITIONS), width)
+        self.col = nn.Embedding(min(n_cols, MAX_POSITIONS), width)
         self.drop = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, heads, mlp, dropout) for _ in range(depth))
 
-    def forward(self, slides: Slides, x: Tensor) -> Tensor:
-        """(S, D) features of all spots of ``slides`` -> (S, width)."""
-        row, col = slides.grid.unbind(1)
-        position = self.row(row.clamp(max=self.row.num_embeddings - 1))
-        position = position + self.col(col.clamp(max=self.col.num_embeddings - 1))
-        packing = Packing(slides.lengths, x.device)
-        x = packing.pack(self.drop(self.project(x) + position))
-        for block in self.blocks:
-            x = block(x, packing.bias)
-        return packing.unpack(x)
+    def forward(self, slides: Slides, x: Tensor, visitors: Visitors | None = None) -> Tensor:
+        """Features ``x`` (S + V, D) of the context, then of the visitors, to (S + V, width)."""
+        n = len(slides.grid)
+        x = self.drop(self.project(x) + self._position(slides, visitors))
+        inputs, found = slides.once(self, lambda: self._context(slides, x[:n]))
+        if visitors is None:
+            return found
+        return torch.cat([found, visit(self.blocks, slides, inputs, x[n:], visitors)])
+
+    def _context(self, slides: Slides, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Give the inputs of each layer (B, L, width) and the context after all layers (S, width)."""
+        packing, inputs = Packing(slides.lengths, x.device), list[Tensor]()
+        return inputs, packing.unpack(attend(self.blocks, packing, packing.pack(x), inputs))
+
+    def _position(self, slides: Slides, visitors: Visitors | None) -> Tensor:
+        """Embeddings of the cells of context and visitors, (S + V, width)."""
+        slide, grid, extent = slides.slide, slides.grid, slides.extent
+        if extent is None:
+            extent = torch.stack([part.amax(0) + 1 for part in grid.split(slides.lengths)])
+        if visitors is not None:
+            slide, grid = torch.cat([slide, visitors.slide]), torch.cat([grid, visitors.grid])
+        rows, cols = extent[slide].unbind(1)
+        return _interpolate(self.row, grid[:, 0], rows) + _interpolate(self.col, grid[:, 1], cols)
 
 
 class HisToGene(SpotModel):
-    """HisToGene: the spots of a slide attend to each other, knowing where they lie.
+    """HisToGene: self-attention among the spots of a slide, with learnt embeddings of their grid positions.
 
-    The paper projects the pixels of a tile; here they are the features of a frozen encoder.
+    The paper projects the pixels of a tile; here the features of a frozen encoder take their place.
 
     Parameters
     ----------
@@ -111,12 +132,12 @@ class HisToGene(SpotModel):
     config_class = HisToGeneConfig
     citation: ClassVar[str] = "Pang, Su, Li (2021), HisToGene, bioRxiv 2021.11.28.470212"
     presets: ClassVar[dict[str, Any]] = {"paper": HisToGeneConfig()}
-    # a batch is a whole slide; the paper's rate is set for the 3,000 steps that 100 epochs of its slides are
+    # a batch is a whole slide; the paper's rate is meant for the 3,000 steps of 100 epochs of its slides
     recipe = SLIDE_RECIPE
     preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {**SLIDE_RECIPE, "learning_rate": 1e-5, "max_epochs": 100, "patience": 20}
     }
-    needs = frozenset()
+    needs = frozenset({"slides"})
     config: HisToGeneConfig
 
     def __init__(self, config: HisToGeneConfig, shape: Shape) -> None:
@@ -128,24 +149,11 @@ class HisToGene(SpotModel):
         )
         self.head = nn.Sequential(nn.LayerNorm(c.width), nn.Linear(c.width, shape.n_genes))
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Take the scales of features and targets from the training spots."""
-        self.scalers.prepare(batches)
-
     def forward(self, batch: Batch) -> Output:
-        """Predict, (N, M)."""
-        x = self.transformer(batch.slides, self.scalers.pooled(batch.slides.features))
-        prediction = self.head(x[batch.index])
-        return Output(self.scalers.target.inverse(prediction.float()), parts={"prediction": prediction})
-
-    def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
-        """Mean squared error."""
-        if batch.expression is None:
-            raise ValueError("The batch has no expression to learn from.")
-        target = self.scalers.target(batch.expression)
-        with torch.autocast(target.device.type, enabled=False):
-            error = F.mse_loss(output.parts["prediction"].float(), target)
-        return {"loss": error, "loss_pred": error}
+        """Predict (N, M) from the features and positions of the spots of each slide."""
+        slides, features, index = batch.context
+        x = self.transformer(slides, self.scalers.pooled(features), batch.visitors)
+        return self.predicted(self.head(x[index]))
 
 
 MODELS = {"histogene": HisToGene}

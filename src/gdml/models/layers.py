@@ -1,15 +1,18 @@
 """Transformer parts that the models share."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Dropout(nn.Dropout):
     """Dropout whose random numbers are cheap on a CPU.
 
     torch draws one number per entry, which took a third of a training step; here one 64-bit number serves
-    eight entries, so that the rate is rounded to the next 1/256 (the scale is exact for that rate).
+    eight entries. The rate is rounded to a multiple of 1/256, and the scale is exact for the rounded rate.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,6 +28,8 @@ class Dropout(nn.Dropout):
 # torch's fused attention is five times slower than plain products in its bf16 backward pass on a CPU;
 # beyond this many tokens its smaller memory matters more
 _SHORT = 1024
+# logits of visitors that are held at once
+_CHUNK = 1 << 24
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, rate: float) -> Tensor:
@@ -32,6 +37,14 @@ def _plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, rate:
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     weights = (logits if bias is None else logits + bias).softmax(-1).to(v.dtype)
     return F.dropout(weights, rate) @ v if rate else weights @ v
+
+
+def _visiting_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:
+    """Attention of each of q (heads, V, width) to its own k and v and to ``keys`` and ``values`` (heads, L, width)."""
+    q = q * q.shape[-1] ** -0.5
+    logits = torch.cat([(q * k).sum(-1, keepdim=True), q @ keys.transpose(-1, -2)], -1)
+    weights = F.dropout(logits.softmax(-1).to(v.dtype), rate) if rate else logits.softmax(-1).to(v.dtype)
+    return weights[..., :1] * v + weights[..., 1:] @ values
 
 
 class FeedForward(nn.Sequential):
@@ -79,7 +92,10 @@ class Attention(nn.Module):
         self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Attend; ``bias`` is added to the logits, broadcast over (B, heads, T, T) (-inf masks a key)."""
+        """Tokens ``x`` (B, T, width) attend to each other: (B, T, width).
+
+        ``bias`` is added to the logits, broadcast over (B, heads, T, T); -inf masks a key.
+        """
         b, t, width = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         rate = self.weight_dropout if self.training else 0.0
@@ -90,6 +106,40 @@ class Attention(nn.Module):
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=rate)
         return self.drop(self.out(y.transpose(1, 2).reshape(b, t, width)))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of tokens ``x`` (B, T, width), each (B, heads, T, width / heads)."""
+        b, t, width = x.shape
+        both = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
+        k, v = both.view(b, t, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return k, v
+
+    def visit(self, x: Tensor, slide: Tensor, context: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Visitors ``x`` (V, width) attend to the context of their slide and each to itself: (V, width).
+
+        ``slide`` (V,) is the place of each visitor's slide in ``context``, which has the keys and values of each
+        slide, (heads, L, width / heads). The memory is that of a fixed number of logits: the visitors pass in chunks,
+        whose logits are computed again for the gradient.
+        """
+        n, width = x.shape
+        q, k, v = self.qkv(x).view(n, 3, self.heads, width // self.heads).permute(1, 2, 0, 3)
+        rate = self.weight_dropout if self.training else 0.0
+        order, found = [], []
+        for number, (keys, values) in enumerate(context):
+            rows = (slide == number).nonzero()[:, 0]
+            parts = rows.split(max(1, _CHUNK // (self.heads * keys.shape[1])))
+            again = torch.is_grad_enabled() and len(parts) > 1
+            for part in parts if len(rows) else ():
+                inputs = (q[:, part], k[:, part], v[:, part], keys, values, rate)
+                y = (
+                    checkpoint(_visiting_attention, *inputs, use_reentrant=False)
+                    if again
+                    else _visiting_attention(*inputs)
+                )
+                order.append(part)
+                found.append(y)
+        y = torch.cat(found, 1)[:, torch.cat(order).argsort()]
+        return self.drop(self.out(y.transpose(0, 1).reshape(n, width)))
 
 
 class Block(nn.Module):
@@ -117,6 +167,87 @@ class Block(nn.Module):
         self.mlp = FeedForward(width, mlp * width, dropout)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """One layer; ``bias`` as in :class:`Attention`."""
+        """Tokens ``x`` (B, T, width) to (B, T, width); ``bias`` as in :class:`Attention`."""
         x = x + self.attention(self.norm1(x), bias)
         return x + self.mlp(self.norm2(x))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values that visitors attend to, of tokens ``x`` (B, T, width) before this layer."""
+        return self.attention.keys_values(self.norm1(x))
+
+    def visit(self, x: Tensor, slide: Tensor, context: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Visitors ``x`` (V, width) to (V, width); ``slide`` and ``context`` as in :meth:`Attention.visit`."""
+        x = x + self.attention.visit(self.norm1(x), slide, context)
+        return x + self.mlp(self.norm2(x))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries to other tokens: (B, Q, width) and (B, T, width) -> (B, Q, width).
+
+    Parameters
+    ----------
+    width
+        Token width; must be a multiple of ``heads``.
+    heads
+        Number of attention heads.
+    dropout
+        Rate on the output.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"`heads` must divide the token width: found {heads} heads for width {width}.")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.drop = Dropout(dropout)
+
+    def forward(self, x: Tensor, tokens: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Let queries ``x`` (B, Q, width) attend to ``tokens`` (B, T, width) that are ``inside`` (B, T)."""
+        b, n, width = x.shape
+        per_head = (b, -1, self.heads, width // self.heads)
+        q = self.query(x).view(per_head).transpose(1, 2)
+        k, v = (part.reshape(per_head).transpose(1, 2) for part in self.key_value(tokens).chunk(2, -1))
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if inside is not None:
+            logits = logits.masked_fill(~inside[:, None, None], float("-inf"))
+        y = logits.softmax(-1).to(v.dtype) @ v
+        return self.drop(self.out(y.transpose(1, 2).reshape(b, n, width)))
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm layers in which queries attend to other tokens: (B, Q, width) and (B, T, width) -> (B, Q, width).
+
+    Parameters
+    ----------
+    width, depth, heads
+        Token width, number of layers, and attention heads.
+    mlp
+        Width of the feed-forward layers, as a multiple of ``width``.
+    dropout
+        Rate of the dropouts.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, mlp: int, dropout: float) -> None:
+        super().__init__()
+        # one norm for queries and tokens, as TRIPLEX has it
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * depth))
+        self.attentions = nn.ModuleList(CrossAttention(width, heads, dropout) for _ in range(depth))
+        self.mlps = nn.ModuleList(FeedForward(width, mlp * width, dropout) for _ in range(depth))
+
+    def forward(self, x: Tensor, tokens: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Let queries ``x`` (B, Q, width) attend to ``tokens`` (B, T, width) that are ``inside`` (B, T)."""
+        norms = iter(self.norms)
+        for attention, mlp in zip(self.attentions, self.mlps, strict=True):
+            norm = next(norms)
+            x = x + attention(norm(x), norm(tokens), inside)
+            x = x + mlp(next(norms)(x))
+        return x
+
+
+def masked_mean(x: Tensor, inside: Tensor) -> Tensor:
+    """Mean of the tokens that are inside, 0 where there is none: (B, T, width) and (B, T) -> (B, width)."""
+    kept = torch.where(inside[..., None], x, torch.zeros_like(x))
+    return kept.sum(1) / inside.sum(1, keepdim=True).clamp(min=1)

@@ -1,20 +1,18 @@
 """M2OST: three levels of magnification regressed on one spot (Wang et al., AAAI 2025; arXiv 2401.10608, 2409.15092)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from gdml._errors import did_you_mean
-
-from .base import Shape, SpotModel
+from .base import PLAIN_RECIPE, Shape, SpotModel
 from .batch import Batch, Output
-from .cross_attention import masked_mean
-from .layers import Attention, Dropout, FeedForward
-from .scales import FEATURES, TARGETS, Scalers
+from .config import ScaledConfig
+from .layers import Attention, Dropout, FeedForward, masked_mean
+from .scaling import Scalers
 
 #: Tiles along one edge of the second and the third level.
 LEVEL_SIDES = (3, 5)
@@ -22,7 +20,7 @@ N_LEVELS = 1 + len(LEVEL_SIDES)
 
 
 @dataclass(frozen=True)
-class M2OSTConfig:
+class M2OSTConfig(ScaledConfig):
     """Settings of M2OST; the defaults are the small model of the authors' training script.
 
     Parameters
@@ -32,20 +30,20 @@ class M2OSTConfig:
     depth
         Layers.
     heads
-        Heads of the attention within a level and of that between levels.
+        Heads of the attention within a level and between levels.
     hidden
-        Width of the hidden layer that weighs the channels of all levels; the feed-forward layer of one level
-        has a third of it.
+        Width of the hidden layer that weighs the channels of all levels, three times that of the feed-forward layer
+        of one level.
     dropout
         Of all layers.
     cross_residual
-        Keep a level's tokens beside what they read from the other levels; the authors' code passes on
-        what they read alone.
+        Add the tokens of a level to the output of its attention to the other levels; the authors' code has no such
+        residual.
     features
         Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"``.
     targets
-        Scale on which expression is learnt: ``"center"``, less each gene's training mean, ``"standardize"``,
-        divided by its standard deviation too, or ``"raw"`` (paper).
+        Scale on which expression is learnt: ``"center"`` each gene on its mean over the training spots,
+        ``"standardize"`` it, or ``"raw"`` (paper).
     """
 
     width: int = 192
@@ -54,22 +52,13 @@ class M2OSTConfig:
     hidden: int = 384
     dropout: float = 0.0
     cross_residual: bool = True
-    features: Literal["standardize", "raw"] = "standardize"
-    targets: Literal["center", "standardize", "raw"] = "center"
 
     def __post_init__(self) -> None:
-        for name, choices in {"features": FEATURES, "targets": TARGETS}.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), choices)}")
-        if self.depth < 1:
-            raise ValueError(f"`depth` must be 1 or more, found {self.depth}.")
-        if self.heads < 1 or self.width % self.heads:
-            raise ValueError(f"`heads` must divide `width`: found {self.heads} heads for width {self.width}.")
-        if self.hidden < N_LEVELS:
-            raise ValueError(f"`hidden` must be {N_LEVELS} or more, found {self.hidden}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must lie in [0, 1), found {self.dropout}.")
+        super().__post_init__()
+        self.check_at_least(1, "depth")
+        self.check_heads("heads")
+        self.check_at_least(N_LEVELS, "hidden")
+        self.check_share("dropout", closed=False)
 
 
 class CrossLevel(nn.Module):
@@ -90,11 +79,11 @@ class CrossLevel(nn.Module):
         self.drop = Dropout(dropout)
 
     def forward(self, levels: Sequence[Tensor], outside: Sequence[Tensor]) -> list[Tensor]:
-        """(N, T_i, width) of each level, with 0 or -inf for its tokens, (N, T_i): the same shapes, no residual."""
+        """Tokens (N, T_i, width) of each level, with 0 or -inf for each token (N, T_i), to the same shapes."""
         n, _, width = levels[0].shape
         split = lambda x: x.view(n, -1, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         q, k, v = zip(*(split(layer(self.norm(x))) for layer, x in zip(self.qkv, levels, strict=True)), strict=True)
-        answers = []
+        mixed = []
         for i, out in enumerate(self.out):
             read = []
             for j in range(N_LEVELS):
@@ -102,8 +91,8 @@ class CrossLevel(nn.Module):
                     logits = (q[i] * q[i].shape[-1] ** -0.5) @ k[j].transpose(-1, -2)
                     weights = (logits + outside[j][:, None, None]).softmax(-1).to(v[j].dtype)
                     read.append((weights @ v[j]).transpose(1, 2).flatten(2))
-            answers.append(self.drop(out(torch.cat(read, -1))))
-        return answers
+            mixed.append(self.drop(out(torch.cat(read, -1))))
+        return mixed
 
 
 class M2OSTLayer(nn.Module):
@@ -129,7 +118,10 @@ class M2OSTLayer(nn.Module):
         )
 
     def forward(self, levels: list[Tensor], inside: list[Tensor], outside: list[Tensor]) -> list[Tensor]:
-        """(N, T_i, width) of each level -> the same; ``inside`` and ``outside`` (N, T_i) mask alike."""
+        """Tokens (N, T_i, width) of each level to the same shapes.
+
+        ``inside`` (N, T_i) is True for tokens inside the image; ``outside`` is 0 for these and else -inf.
+        """
         parts = zip(self.norms, self.within, levels, outside, strict=True)
         levels = [x + attend(norm(x), out[:, None, None]) for norm, attend, x, out in parts]
         levels = [x + self.mlp(x) for x in levels]
@@ -143,8 +135,8 @@ class M2OSTLayer(nn.Module):
 class M2OST(SpotModel):
     """M2OST: the tile, the 3 x 3 tiles and the 5 x 5 tiles around a spot, mixed by attention and by channels.
 
-    The paper reads three images of the same size in pixels at three magnifications; here the second and the
-    third level are the stored features of the tiles that those images cover.
+    The paper reads three images of the same size in pixels at three magnifications; here the second and third level
+    are the features of the tiles that these images cover.
 
     Parameters
     ----------
@@ -156,30 +148,20 @@ class M2OST(SpotModel):
 
     config_class = M2OSTConfig
     citation: ClassVar[str] = "Wang et al. (2025), M2OST, AAAI; arXiv 2401.10608"
-    recipe = {
-        "optimizer": "adam",
-        "learning_rate": 1e-4,
-        "batch_size": 48,
-        "max_epochs": 200,
-        "patience": 20,
-        "warmup_steps": 0,
-        "weight_decay": 0.0,
-        "clip": 0.0,
-        "average": 0.0,
-    }
+    recipe = {**PLAIN_RECIPE, "batch_size": 48}
     config: M2OSTConfig
 
     def __init__(self, config: M2OSTConfig, shape: Shape) -> None:
         super().__init__(config, shape)
         if shape.n_tokens < 2:
             raise ValueError(
-                "M2OST attends to the local tokens of a tile, and there is one: call gdml.pp.embed(adata, "
+                "M2OST attends to the local tokens of a tile, but the features have one: call gdml.pp.embed(adata, "
                 'tokens="grid7").'
             )
         side = max(LEVEL_SIDES)
         if shape.n_side < side:
             raise ValueError(
-                f"M2OST reads {side} x {side} neighbour tiles, and there are {shape.n_side} x {shape.n_side}: call "
+                f"M2OST reads {side} x {side} neighbour tiles, but there are {shape.n_side} x {shape.n_side}: call "
                 f"gdml.pp.tile(adata, n_side={side}) and embed again."
             )
         c, d = config, config.width
@@ -193,12 +175,8 @@ class M2OST(SpotModel):
         self.norm = nn.LayerNorm(d)
         self.head = nn.Linear(N_LEVELS * d, shape.n_genes)
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Take the scales of features and expression from the training spots."""
-        self.scalers.prepare(batches)
-
     def forward(self, batch: Batch) -> Output:
-        """Predict, (N, M)."""
+        """Predict (N, M) from the tile and its neighbours inside the image."""
         local, neighbors = self.scalers.local_and_neighbors(batch)
         tokens = [local, *(neighbors[:, rows] for rows in self.around)]
         mask = batch.neighbor_mask
@@ -213,16 +191,7 @@ class M2OST(SpotModel):
             levels.append(torch.cat([first.to(x.dtype).expand(len(x), 1, -1), x], 1) + position)
         for layer in self.layers:
             levels = layer(levels, inside, outside)
-        prediction = self.head(torch.cat([self.norm(x[:, 0]) for x in levels], 1))
-        return Output(self.scalers.target.inverse(prediction.float()), None, {"prediction": prediction})
-
-    def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
-        """Mean squared error."""
-        if batch.expression is None:
-            raise ValueError("The batch has no expression to learn from.")
-        with torch.autocast(batch.expression.device.type, enabled=False):
-            target = self.scalers.target(batch.expression)
-            return {"loss": F.mse_loss(output.parts["prediction"].float(), target)}
+        return self.predicted(self.head(torch.cat([self.norm(x[:, 0]) for x in levels], 1)))
 
 
 def around_center(n_side: int, side: int) -> list[int]:

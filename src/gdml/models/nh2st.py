@@ -1,6 +1,5 @@
 """NH2ST: a spot and its neighbourhood, each aligned with its expression (Qu et al., MICCAI 2025; arXiv 2506.23827)."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,16 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gdml._errors import did_you_mean
-
-from .base import Shape, SpotModel
+from .base import PLAIN_RECIPE, Shape, SpotModel
 from .batch import Batch, Output
-from .cross_attention import CrossBlock, masked_mean
-from .scales import FEATURES, TARGETS, Scalers
+from .config import ScaledConfig
+from .layers import CrossBlock, masked_mean
+from .scaling import Scalers
 
 
 @dataclass(frozen=True)
-class NH2STConfig:
+class NH2STConfig(ScaledConfig):
     """Settings of NH2ST.
 
     Parameters
@@ -27,25 +25,25 @@ class NH2STConfig:
     graph_width
         Width between the two hypergraph convolutions.
     n_edge
-        Spots that a hyperedge joins to the one that it is drawn around, the most similar of the neighbourhood.
+        Most similar spots of the neighbourhood that a hyperedge joins to its central spot.
     heads, depth, mlp, dropout
         Cross-attention between the branches; ``mlp`` is a multiple of ``width``.
     decoder_width
         Hidden width of the decoder.
     fusion
-        What the prediction is made from: the spot and its neighbourhood, joined by cross-attention
-        (``"cross-attention"``, the abstract), or the spot alone (``"query"``, authors' code).
+        Input of the decoder: the spot and its neighbourhood, joined by cross-attention (``"cross-attention"``, the
+        abstract), or the spot only (``"query"``, authors' code).
     query_weight, neighbor_weight
-        Weights of the contrastive losses of the two branches; 0 switches one off.
+        Weights of the contrastive losses of the two branches; 0 switches a loss off.
     tau
-        Temperature of both.
+        Temperature of both losses.
     negative_weight
-        Factor of the similarities of unpaired spots in both; the authors' code has 0.1.
+        Factor of the similarities of unpaired spots (authors' code: 0.1).
     features
         Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"``.
     targets
-        Scale on which expression is learnt: ``"center"``, less each gene's training mean, ``"standardize"``,
-        divided by its standard deviation too, or ``"raw"`` (paper).
+        Scale on which expression is learnt: ``"center"`` each gene on its mean over the training spots,
+        ``"standardize"`` it, or ``"raw"`` (paper).
     """
 
     width: int = 512
@@ -61,25 +59,13 @@ class NH2STConfig:
     neighbor_weight: float = 0.5
     tau: float = 0.05
     negative_weight: float = 1.0
-    features: Literal["standardize", "raw"] = "standardize"
-    targets: Literal["center", "standardize", "raw"] = "center"
 
     def __post_init__(self) -> None:
-        choices = {"fusion": ("cross-attention", "query"), "features": FEATURES, "targets": TARGETS}
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), allowed)}")
-        if self.heads < 1 or self.width % self.heads:
-            raise ValueError(f"`heads` must divide `width`: found {self.heads} heads for width {self.width}.")
-        for name in ("n_edge", "depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be 1 or more, found {getattr(self, name)}.")
-        for name in ("query_weight", "neighbor_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, found {getattr(self, name)}.")
-        if not self.tau > 0:
-            raise ValueError(f"`tau` must be positive, found {self.tau}.")
+        super().__post_init__()
+        self.check_heads("heads")
+        self.check_at_least(1, "n_edge", "depth")
+        self.check_at_least(0, "query_weight", "neighbor_weight")
+        self.check_positive("tau")
 
 
 @torch.no_grad()
@@ -87,7 +73,7 @@ def hypergraph(x: Tensor, n_edge: int) -> Tensor:
     """Propagation of a hypergraph with an edge around each node: (N, K, D) features -> (N, K, K).
 
     Edge e joins node e and the ``n_edge`` nodes of the highest cosine similarity to it. With the incidence H,
-    the answer is D_v^-1/2 H D_e^-1 H' D_v^-1/2 (Feng et al. 2019).
+    the result is D_v^-1/2 H D_e^-1 H' D_v^-1/2 (Feng et al. 2019).
     """
     with torch.autocast(x.device.type, enabled=False):
         unit = F.normalize(x.float(), dim=-1)
@@ -102,7 +88,7 @@ def hypergraph(x: Tensor, n_edge: int) -> Tensor:
 
 
 class NeighborBranch(nn.Module):
-    """Two hypergraph convolutions over the spots of a neighbourhood: (N, K, D) -> (N, K, width).
+    """Two hypergraph convolutions over the spots of a neighbourhood.
 
     Parameters
     ----------
@@ -118,7 +104,7 @@ class NeighborBranch(nn.Module):
         self.weights = nn.ModuleList([nn.Linear(dim, hidden), nn.Linear(hidden, width)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
+        """Features ``x`` (N, K, D) of the spots around each spot to (N, K, width)."""
         propagate = hypergraph(x, self.n_edge)
         for weight in self.weights:
             x = F.relu(weight(propagate.to(x.dtype) @ x))
@@ -152,8 +138,8 @@ def info_nce(image: Tensor, gene: Tensor, tau: float, negative_weight: float = 1
 class NH2ST(SpotModel):
     """NH2ST: the map of a spot, and a hypergraph of the spots around it, joined by cross-attention.
 
-    While it learns, each branch is aligned with expression: the spot with its own, its neighbourhood with the
-    mean of the neighbours that are learnt from.
+    In training each branch is aligned with expression: the spot with its own, and its neighbourhood with the mean over
+    the neighbours in the training set.
 
     Parameters
     ----------
@@ -167,19 +153,7 @@ class NH2ST(SpotModel):
     citation: ClassVar[str] = "Qu et al. (2025), NH2ST, MICCAI; arXiv 2506.23827"
     needs = frozenset({"tokens", "nearest"})
     shared_space = True
-    recipe = {
-        "optimizer": "adam",
-        "learning_rate": 1e-4,
-        "batch_size": 128,
-        "max_epochs": 200,
-        "patience": 20,
-        "warmup_steps": 0,
-        "decay_epochs": 50,
-        "decay": 0.9,
-        "weight_decay": 0.0,
-        "clip": 0.0,
-        "average": 0.0,
-    }
+    recipe = {**PLAIN_RECIPE, "batch_size": 128, "decay_epochs": 50, "decay": 0.9}
     config: NH2STConfig
 
     def __init__(self, config: NH2STConfig, shape: Shape) -> None:
@@ -188,7 +162,7 @@ class NH2ST(SpotModel):
         self.scalers = Scalers(shape.dim, m, c.features, c.targets)
         self.query = nn.Linear(shape.n_tokens * shape.dim, d)
         self.neighbor = NeighborBranch(shape.dim, c.graph_width, d, c.n_edge)
-        # two linear layers with nothing between, as in the authors' code
+        # two linear layers without an activation between them, as in the authors' code
         self.query_gene = nn.Sequential(nn.Linear(m, d), nn.Linear(d, d))
         self.neighbor_gene = nn.Sequential(nn.Linear(m, d), nn.Linear(d, d))
         if c.fusion == "cross-attention":
@@ -196,14 +170,10 @@ class NH2ST(SpotModel):
             self.norm = nn.LayerNorm(d)
         self.decoder = nn.Sequential(nn.Linear(d, c.decoder_width), nn.Linear(c.decoder_width, m))
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Take the scales of features and expression from the training spots."""
-        self.scalers.prepare(batches)
-
     def forward(self, batch: Batch) -> Output:
-        """Predict (N, M); the embedding is the spot's own, (N, d), rows of unit length."""
+        """Predict (N, M) from each spot and its nearest ones; the embedding (N, d) is that of the spot itself."""
         if batch.nearest is None:
-            raise ValueError('The batch has no nearest spots: ask for them with needs={"tokens", "nearest"}.')
+            raise ValueError('The batch has no nearest spots: build it with needs={"tokens", "nearest"}.')
         around = self.scalers.tokens(batch.nearest.tokens.mean(2))
         query = self.query(self.scalers.tokens(batch.tokens).flatten(1))
         nodes = self.neighbor(around)
@@ -211,33 +181,32 @@ class NH2ST(SpotModel):
 
         fused = query
         if self.config.fusion == "cross-attention":
-            # one module both ways: the spot asks its neighbourhood, and the neighbourhood the spot
-            asked = self.cross(query[:, None], nodes) + self.cross(neighbor[:, None], query[:, None])
-            fused = self.norm(asked[:, 0])
-        prediction = self.decoder(fused)
-        parts = {"prediction": prediction, "query": query, "neighbor": neighbor}
-        inverse = self.scalers.target.inverse(prediction.float())
-        return Output(inverse, F.normalize(query.float(), dim=1), parts)
+            # one module both ways: the spot attends to its neighbourhood, and the neighbourhood to the spot
+            both = self.cross(query[:, None], nodes) + self.cross(neighbor[:, None], query[:, None])
+            fused = self.norm(both[:, 0])
+        embedding = F.normalize(query.float(), dim=1)
+        return self.predicted(self.decoder(fused), embedding, query=query, neighbor=neighbor)
 
     def embed_expression(self, expression: Tensor) -> Tensor:
-        """Encode expression, as that of the spot itself while learning."""
+        """Expression (N, M) to the space of the spot itself: (N, d), rows of unit length."""
         return F.normalize(self.query_gene(self.scalers.target(expression)).float(), dim=1)
 
     def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
         """Squared error, and the contrastive loss of each branch."""
-        if batch.expression is None or batch.nearest is None or batch.nearest.expression is None:
-            raise ValueError("The batch has no expression to learn from.")
-        c, options = self.config, (self.config.tau, self.config.negative_weight)
-        with torch.autocast(batch.expression.device.type, enabled=False):
+        expression, c = batch.measured, self.config
+        options = (c.tau, c.negative_weight)
+        with torch.autocast(expression.device.type, enabled=False):
             parts = {name: x.float() for name, x in output.parts.items()}
-            target = self.scalers.target(batch.expression)
+            target = self.scalers.target(expression)
             losses = {"loss_pred": F.mse_loss(parts["prediction"], target)}
             total = losses["loss_pred"]
             if c.query_weight:
                 image = F.normalize(parts["query"], dim=1)
-                losses["loss_query"] = info_nce(image, self.embed_expression(batch.expression), *options)
+                losses["loss_query"] = info_nce(image, self.embed_expression(expression), *options)
                 total = total + c.query_weight * losses["loss_query"]
             if c.neighbor_weight:
+                if batch.nearest is None or batch.nearest.expression is None:
+                    raise ValueError("The batch has no expression of the nearest spots to learn from.")
                 measured = batch.nearest.expression
                 known = measured.isfinite().all(2)
                 mean = masked_mean(self.scalers.target(measured), known)

@@ -1,34 +1,155 @@
-"""Ridge regression on pooled features: the honest floor of every comparison."""
+"""Ridge regression on pooled features, in closed form: the baseline of every comparison."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor
-
-from gdml._errors import did_you_mean
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge as FixedRidge
+from sklearn.linear_model import RidgeCV
+from torch import Tensor, nn
 
 from .base import Shape, SpotModel
 from .batch import Batch, Output
-from .linear import RidgeMap, pooled_features, stripes
+from .config import Config
+from .scaling import Standardize
+
+N_STRIPES = 5
+
+
+def pooled_features(batch: Batch) -> Tensor:
+    """Mean local token beside the mean of the neighbours inside the image, (N, 2 D) float32."""
+    inside = batch.neighbor_mask[..., None].float()
+    neighbors = (batch.neighbors.float() * inside).sum(1) / inside.sum(1).clamp(min=1)
+    return torch.cat([batch.tokens.float().mean(1), neighbors], 1)
+
+
+def stripes(grid: Tensor, n: int = N_STRIPES) -> Tensor:
+    """Stripe, 0 to n - 1, of each spot of a slide across the longer side of its grid: (S, 2) int64 to (S,) int64.
+
+    All stripes have the same number of spots, up to one.
+    """
+    axis = int((grid.amax(0) - grid.amin(0)).argmax())
+    rank = grid[:, axis].argsort(stable=True).argsort()
+    return rank * n // len(grid)
+
+
+def learnt_stripes(batch: Batch) -> Tensor:
+    """Stripes of a batch that is learnt from, (N,) int64; a ValueError where it has none."""
+    if batch.stripe is None:
+        raise ValueError(
+            "The batch has no stripes to choose a penalty on: set `stripe`, see gdml.models.ridge.stripes."
+        )
+    return batch.stripe
+
+
+class RidgeMap(nn.Module):
+    """Ridge regression from standardised inputs, with one penalty for all outputs.
+
+    Parameters
+    ----------
+    n_in, n_out
+        Widths. Until ``solve`` is called, the prediction is zero.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    alpha: Tensor
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.standardize = Standardize(n_in)
+        self.register_buffer("weight", torch.zeros(n_out, n_in))
+        self.register_buffer("bias", torch.zeros(n_out))
+        self.register_buffer("alpha", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict (N, n_out) from ``x`` (N, n_in)."""
+        return self.standardize(x) @ self.weight.T + self.bias
+
+    def solve(
+        self, x: Tensor, y: Tensor, alphas: Sequence[float], folds: Tensor | None = None, *, n_components: int = 0
+    ) -> None:
+        """Take the penalty that predicts best, and solve with it.
+
+        Parameters
+        ----------
+        x
+            (n, n_in) inputs.
+        y
+            (n, n_out) outputs.
+        alphas
+            Penalties to try.
+        folds
+            (n,) fold of each row: each is predicted from the others. None: generalised cross-validation
+            (Golub, Heath, Wahba 1979), which takes neighbouring spots for independent.
+        n_components
+            Principal components of the standardised inputs that are kept; 0 for all.
+        """
+        inputs, onto = self._components(x, n_components)
+        outputs = y.double()
+        if folds is not None:
+            alphas = [_best_alpha(inputs, outputs, alphas, folds)]
+        solved = RidgeCV(alphas=alphas).fit(inputs.numpy(), outputs.numpy())
+        self.weight.copy_(torch.from_numpy(solved.coef_.reshape(len(self.weight), -1)) @ onto)
+        self.bias.copy_(torch.from_numpy(np.atleast_1d(solved.intercept_)))
+        self.alpha.fill_(float(solved.alpha_))
+
+    def solve_hest(self, x: Tensor, y: Tensor, n_components: int) -> None:
+        """Solve with the fixed penalty of the HEST benchmark, 100 / (width M), and without an intercept.
+
+        Its script divides by the number of inputs and of genes. The inputs are centred, so the level of a gene is not
+        learnt.
+        """
+        inputs, onto = self._components(x, n_components)
+        alpha = 100 / (inputs.shape[1] * y.shape[1])
+        # the exact solution, where HEST iterates
+        solved = FixedRidge(alpha, fit_intercept=False, solver="cholesky").fit(inputs.numpy(), y.double().numpy())
+        self.weight.copy_(torch.from_numpy(solved.coef_.reshape(len(self.weight), -1)) @ onto)
+        self.bias.zero_()
+        self.alpha.fill_(alpha)
+
+    def _components(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Give inputs on their first n principal axes, and the axes, (n, n_in) float64; all inputs for n = 0."""
+        self.standardize.fit([x])
+        inputs = self.standardize(x).double()
+        if not n or n >= min(inputs.shape):
+            return inputs, torch.eye(inputs.shape[1], dtype=torch.float64)
+        onto = torch.from_numpy(PCA(n, svd_solver="full").fit(inputs.numpy()).components_)
+        return inputs @ onto.T, onto
+
+
+def _best_alpha(x: Tensor, y: Tensor, alphas: Sequence[float], folds: Tensor) -> float:
+    """Penalty with the least squared error on folds that were left out; the largest where there is one fold."""
+    # scikit-learn's search solves each penalty and fold anew; here one decomposition of a fold serves all penalties
+    error = torch.zeros(len(alphas), dtype=torch.float64)
+    for fold in folds.unique() if len(folds.unique()) > 1 else ():
+        out = folds == fold
+        x_mean, y_mean = x[~out].mean(0), y[~out].mean(0)
+        u, s, vt = torch.linalg.svd(x[~out] - x_mean, full_matrices=False)
+        into, onto = (x[out] - x_mean) @ vt.T, u.T @ (y[~out] - y_mean)
+        for i, alpha in enumerate(alphas):
+            predicted = into @ ((s / (s.square() + alpha))[:, None] * onto) + y_mean
+            error[i] += (predicted - y[out]).square().sum()
+    best = int(error.argmin()) if bool(error.any()) else len(alphas) - 1
+    return float(alphas[best])
 
 
 @dataclass(frozen=True)
-class RidgeConfig:
+class RidgeConfig(Config):
     """Settings of ridge regression.
 
     Parameters
     ----------
     selection
-        How the penalty is chosen on the training spots: ``"stripes"``, five stripes of each slide that are predicted
-        from the others; ``"gcv"``, generalised cross-validation, which takes neighbouring spots for independent;
-        ``"hest"``, not at all: 100 / (width M) after PCA, and no intercept, as the probe of the HEST benchmark
+        How the penalty is chosen on the training spots. ``"stripes"``: each of five stripes of each slide is predicted
+        from the others; ``"gcv"``: generalised cross-validation, which treats neighbouring spots as independent;
+        ``"hest"``: the fixed 100 / (width M) after PCA, without an intercept, as in the probe of the HEST benchmark
         :cite:p:`Jaume2024`, which predicts the profile of a spot but not the level of a gene.
     inputs
-        Mean local and mean neighbour features, or the local ones alone.
+        Mean local and mean neighbour features, or the local ones only.
     n_components
         Principal components that are kept; 0 for all.
     alpha_min, alpha_max, n_alphas
@@ -43,12 +164,8 @@ class RidgeConfig:
     n_alphas: int = 29
 
     def __post_init__(self) -> None:
-        for name, known in (("selection", ("stripes", "gcv", "hest")), ("inputs", ("local+neighbors", "local"))):
-            value = getattr(self, name)
-            if value not in known:
-                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), known)}")
-        if self.n_components < 0:
-            raise ValueError(f"`n_components` must not be negative, found {self.n_components}.")
+        super().__post_init__()
+        self.check_at_least(0, "n_components")
 
 
 class Ridge(SpotModel):
@@ -73,33 +190,29 @@ class Ridge(SpotModel):
     def __init__(self, config: RidgeConfig, shape: Shape) -> None:
         super().__init__(config, shape)
         self.map = RidgeMap(shape.dim * (1 if config.inputs == "local" else 2), shape.n_genes)
+        if config.inputs == "local":
+            self.needs = frozenset({"tokens"})
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Solve."""
+        """Choose the penalty on the training spots and solve."""
         c = self.config
-        parts = [(self._inputs(batch), batch.expression, stripes(batch)) for batch in batches]
-        x = torch.cat([x for x, _, _ in parts])
-        y = torch.cat([y for _, y, _ in parts if y is not None])
+        parts = [
+            (self._inputs(batch), batch.measured, learnt_stripes(batch) if c.selection == "stripes" else batch.spot)
+            for batch in batches
+        ]
+        x, y, folds = (torch.cat(part) for part in zip(*parts, strict=True))
         if c.selection == "hest":
             self.map.solve_hest(x, y, c.n_components)
             return
-        folds = torch.cat([f for _, _, f in parts]) if c.selection == "stripes" else None
         alphas = np.geomspace(c.alpha_min, c.alpha_max, c.n_alphas).tolist()
-        self.map.solve(x, y, alphas, folds, n_components=c.n_components)
+        self.map.solve(x, y, alphas, folds if c.selection == "stripes" else None, n_components=c.n_components)
 
     def forward(self, batch: Batch) -> Output:
-        """Predict, (N, M)."""
+        """Predict (N, M) from the mean local and mean neighbour features."""
         return Output(self.map(self._inputs(batch)))
 
     def _inputs(self, batch: Batch) -> Tensor:
-        pooled = pooled_features(batch)
-        return pooled[:, : self.shape.dim] if self.config.inputs == "local" else pooled
-
-    def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
-        """Mean squared error."""
-        if batch.expression is None:
-            raise ValueError("The batch has no expression to learn from.")
-        return {"loss": F.mse_loss(output.prediction, batch.expression)}
+        return batch.tokens.float().mean(1) if self.config.inputs == "local" else pooled_features(batch)
 
 
 MODELS = {"ridge": Ridge}

@@ -1,9 +1,12 @@
-"""Constants learnt from the training spots: they put features and targets on one scale."""
+"""Constants learnt from the training spots that bring features and targets to one scale."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from .batch import Batch
 
 _SMALL = 1e-6
 
@@ -63,9 +66,64 @@ class Standardize(nn.Module):
         self.set(moments.mean, moments.std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Standardise (..., width)."""
+        """Standardise ``x`` (..., width)."""
         return (x - self.mean) / self.scale
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Undo it, (..., width)."""
+        """Bring standardised ``x`` (..., width) back to its own scale."""
         return x * self.scale + self.mean
+
+
+class Scalers(nn.Module):
+    """Scales of local tokens, pooled features and expression.
+
+    Tokens have constants of their own; pooled local features and neighbours share theirs, since both are pooled
+    features of a tile. Parts that a model does not read keep their scale.
+
+    Parameters
+    ----------
+    dim
+        Width D of a token.
+    n_genes
+        Panel genes M.
+    features
+        ``"standardize"`` each column on the training spots, or ``"raw"``.
+    targets
+        ``"center"``: the mean of each gene over the training spots is subtracted, so that a model starts there;
+        ``"standardize"``: each gene is also divided by its standard deviation; ``"raw"``: as measured.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_genes: int,
+        features: Literal["standardize", "raw"] = "standardize",
+        targets: Literal["center", "standardize", "raw"] = "center",
+    ) -> None:
+        super().__init__()
+        self.tokens = Standardize(dim)
+        self.pooled = Standardize(dim)
+        self.target = Standardize(n_genes)
+        self.kinds = (features, targets)
+
+    def prepare(self, batches: Iterable[Batch], *, neighbors: bool = True) -> None:
+        """Compute the constants from the training spots; neighbours count where the model reads them."""
+        features, targets = self.kinds
+        tokens, pooled = (Moments(len(self.tokens.mean)) for _ in range(2))
+        target = Moments(len(self.target.mean))
+        for batch in batches:
+            tokens.add(batch.tokens.flatten(0, 1))
+            pooled.add(batch.pooled)
+            if neighbors:
+                pooled.add(batch.neighbors[batch.neighbor_mask])
+            if batch.expression is not None:
+                target.add(batch.expression)
+        if features == "standardize":
+            self.tokens.set(tokens.mean, tokens.std)
+            self.pooled.set(pooled.mean, pooled.std)
+        if targets != "raw":
+            self.target.set(target.mean, target.std if targets == "standardize" else torch.ones_like(target.std))
+
+    def local_and_neighbors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scaled local tokens (N, T, D) and neighbours (N, K, D)."""
+        return self.tokens(batch.tokens), self.pooled(batch.neighbors)

@@ -1,22 +1,18 @@
 """ST-Net on frozen features: one linear layer that starts at the mean expression."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-
-from gdml._errors import did_you_mean
 
 from .base import Shape, SpotModel
 from .batch import Batch, Output
-from .scales import FEATURES, TARGETS, Scalers
+from .config import ScaledConfig
+from .scaling import Scalers
 
 
 @dataclass(frozen=True)
-class STNetConfig:
+class STNetConfig(ScaledConfig):
     """Settings of ST-Net.
 
     Parameters
@@ -25,24 +21,15 @@ class STNetConfig:
         Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
     targets
         ``"center"``: the bias starts at the mean expression of the training spots (paper); ``"standardize"``:
-        each gene is divided by its standard deviation too; ``"raw"``: the bias starts at zero.
+        each gene is also divided by its standard deviation; ``"raw"``: the bias starts at zero.
     """
-
-    features: Literal["standardize", "raw"] = "standardize"
-    targets: Literal["center", "standardize", "raw"] = "center"
-
-    def __post_init__(self) -> None:
-        for name, choices in (("features", FEATURES), ("targets", TARGETS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), choices)}")
 
 
 class STNet(SpotModel):
     """ST-Net: a linear head on the pooled features of a spot's tile, trained by stochastic gradient descent.
 
     The weights start at zero and the bias at the mean expression of the training spots. The paper fine-tunes
-    the encoder (DenseNet121) with it; here its features are frozen, and the head alone learns.
+    the encoder (DenseNet121) as well; here the features are frozen and only the head is trained.
 
     Parameters
     ----------
@@ -54,7 +41,7 @@ class STNet(SpotModel):
 
     config_class = STNetConfig
     citation: ClassVar[str] = "He et al. (2020), ST-Net, Nature Biomedical Engineering 4:827"
-    # the paper's optimiser, batches and epochs; its learning rate of 1e-6 is that of a whole network
+    # the paper's optimiser, batches and epochs; its learning rate of 1e-6 is for a whole network
     recipe = {
         "optimizer": "sgd",
         "learning_rate": 0.01,
@@ -74,25 +61,15 @@ class STNet(SpotModel):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Take the scales, and with them the mean expression, from the training spots."""
-        self.scalers.prepare(batches)
-
     def forward(self, batch: Batch) -> Output:
-        """Predict, (N, M)."""
-        # rows of about unit length, so that one learning rate serves encoders of any width
-        x = self.scalers.pooled(batch.local) * self.shape.dim**-0.5
-        prediction = self.head(x)
-        return Output(self.scalers.target.inverse(prediction.float()), parts={"prediction": prediction})
+        """Predict (N, M) from the pooled local features."""
+        # rows of about unit length, so that one learning rate fits encoders of any width
+        return self.predicted(self.head(self.scalers.pooled(batch.pooled) * self.shape.dim**-0.5))
 
     def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
-        """Squared error, summed over genes and averaged over spots, so that the size of neither sets the step."""
-        if batch.expression is None:
-            raise ValueError("The batch has no expression to learn from.")
-        target = self.scalers.target(batch.expression)
-        with torch.autocast(target.device.type, enabled=False):
-            error = F.mse_loss(output.parts["prediction"].float(), target)
-        return {"loss": error * self.shape.n_genes, "loss_pred": error}
+        """Squared error, summed over genes and averaged over spots, so that the step depends on neither number."""
+        losses = super().loss(batch, output, generator)
+        return {**losses, "loss": losses["loss_pred"] * self.shape.n_genes}
 
 
 MODELS = {"stnet": STNet}

@@ -1,6 +1,5 @@
 """TRIPLEX: three resolutions, fused by cross-attention (Chung, Ha, Im, Lee; CVPR 2024; arXiv 2403.07592)."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -8,20 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gdml._errors import did_you_mean
-
-from .base import Shape, SpotModel
+from .base import PLAIN_RECIPE, Shape, SpotModel
 from .batch import Batch, Output
 from .branches import NeighborTransformer, SlideTransformer
-from .cross_attention import CrossBlock, masked_mean
-from .scales import FEATURES, TARGETS, Scalers
+from .config import ScaledConfig
+from .layers import CrossBlock, masked_mean
+from .scaling import Scalers
 
 BRANCHES = ("target", "neighbor", "global")
 
 
 @dataclass(frozen=True)
-class TriplexConfig:
-    """Settings of TRIPLEX; the defaults are the paper's for HER2ST, but for ``width``, ``features`` and ``targets``.
+class TriplexConfig(ScaledConfig):
+    """Settings of TRIPLEX; the defaults are the paper's for HER2ST, except for ``width``, ``features`` and ``targets``.
 
     Parameters
     ----------
@@ -37,15 +35,15 @@ class TriplexConfig:
     cross_attention
         One module for target and neighbour tokens (``"shared"``, authors' code), or one each (``"separate"``).
     distillation
-        Share of a branch's supervision that comes from the fused prediction (lambda of the paper).
+        Share of the supervision of a branch that comes from the fused prediction (lambda of the paper).
     detach_teacher
-        Stop gradients at the fused prediction in that part (the authors' code does not: the fused prediction
-        is drawn towards the branches as well).
+        Stop gradients at the fused prediction in that part (the authors' code does not, so that the fused prediction
+        also moves towards those of the branches).
     features
         Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
     targets
-        Scale on which expression is learnt: ``"center"``, less each gene's training mean, ``"standardize"``,
-        divided by its standard deviation too, or ``"raw"`` (paper).
+        Scale on which expression is learnt: ``"center"`` each gene on its mean over the training spots,
+        ``"standardize"`` it, or ``"raw"`` (paper).
     """
 
     width: int = 192
@@ -64,23 +62,12 @@ class TriplexConfig:
     cross_attention: Literal["shared", "separate"] = "shared"
     distillation: float = 0.3
     detach_teacher: bool = False
-    features: Literal["standardize", "raw"] = "standardize"
-    targets: Literal["center", "standardize", "raw"] = "center"
 
     def __post_init__(self) -> None:
-        choices = {"cross_attention": ("shared", "separate"), "features": FEATURES, "targets": TARGETS}
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), allowed)}")
-        for part in ("neighbor", "global", "fusion"):
-            if getattr(self, f"{part}_depth") < 1:
-                raise ValueError(f"`{part}_depth` must be 1 or more, found {getattr(self, f'{part}_depth')}.")
-            heads = getattr(self, f"{part}_heads")
-            if heads < 1 or self.width % heads:
-                raise ValueError(f"`{part}_heads` must divide `width`: found {heads} heads for width {self.width}.")
-        if not 0 <= self.distillation <= 1:
-            raise ValueError(f"`distillation` must lie in [0, 1], found {self.distillation}.")
+        super().__post_init__()
+        self.check_at_least(1, "neighbor_depth", "global_depth", "fusion_depth")
+        self.check_heads("neighbor_heads", "global_heads", "fusion_heads")
+        self.check_share("distillation")
 
 
 #: The authors' configurations, by data set.
@@ -113,9 +100,9 @@ PRESETS = {
 class Triplex(SpotModel):
     """TRIPLEX: target tokens, a transformer over the neighbour tiles, and one over the slide's spots.
 
-    The spot's token of the slide transformer attends to the target tokens and to the neighbour tokens; the
-    sum of both answers predicts the expression. Each branch predicts it too, from the mean of its own tokens,
-    and learns from the measured expression and from the fused prediction.
+    The spot's token of the slide transformer attends to the target tokens and to the neighbour tokens; the sum of both
+    outputs predicts the expression. Each branch also predicts it from the mean of its own tokens, supervised by the
+    measured expression and by the fused prediction.
 
     Parameters
     ----------
@@ -129,26 +116,15 @@ class Triplex(SpotModel):
     citation: ClassVar[str] = "Chung, Ha, Im, Lee (2024), TRIPLEX, CVPR; arXiv 2403.07592"
     presets: ClassVar[dict[str, Any]] = PRESETS
     preset_normalization = "paper"
-    recipe = {
-        "optimizer": "adam",
-        "learning_rate": 1e-4,
-        "batch_size": 128,
-        "max_epochs": 200,
-        "patience": 20,
-        "warmup_steps": 0,
-        "decay_epochs": 50,
-        "decay": 0.9,
-        "weight_decay": 0.0,
-        "clip": 0.0,
-        "average": 0.0,
-    }
+    recipe = {**PLAIN_RECIPE, "batch_size": 128, "decay_epochs": 50, "decay": 0.9}
+    needs = frozenset({"tokens", "neighbors", "slides"})
     config: TriplexConfig
 
     def __init__(self, config: TriplexConfig, shape: Shape) -> None:
         super().__init__(config, shape)
         if shape.n_tokens < 2:
             raise ValueError(
-                "TRIPLEX attends to the local tokens of a tile, and there is one: call gdml.pp.embed(adata, "
+                "TRIPLEX attends to the local tokens of a tile, but the features have one: call gdml.pp.embed(adata, "
                 'tokens="grid7").'
             )
         if shape.n_side < 2:
@@ -169,18 +145,15 @@ class Triplex(SpotModel):
         self.head = nn.Linear(d, m)
         self.heads = nn.ModuleDict({name: nn.Linear(d, m) for name in BRANCHES})
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Take the scales of features and expression from the training spots."""
-        self.scalers.prepare(batches)
-
     def forward(self, batch: Batch) -> Output:
-        """Predict, (N, M)."""
+        """Predict (N, M) from the tile, its neighbours inside the image, and the spots of the slide."""
+        slides, features, index = batch.context
         local, neighbors = self.scalers.local_and_neighbors(batch)
         mask = batch.neighbor_mask
         target = self.project["target"](local)
         neighbor = self.neighbor(self.project["neighbor"](neighbors), mask)
-        spots = self.project["global"](self.scalers.pooled(batch.slides.features))
-        of_slide = self.slide(batch.slides, spots)[batch.index]
+        spots = self.project["global"](self.scalers.pooled(features))
+        of_slide = self.slide(slides, spots, batch.visitors)[index]
 
         to_target, to_neighbor = self.fusion[0], self.fusion[-1]
         query = of_slide[:, None]
@@ -191,11 +164,9 @@ class Triplex(SpotModel):
         return Output(self.scalers.target.inverse(prediction.float()), None, {"fused": prediction, **parts})
 
     def loss(self, batch: Batch, output: Output, generator: Generator) -> dict[str, Tensor]:
-        """Squared error of the fused prediction, and of each branch's with the expression and with the fused one."""
-        if batch.expression is None:
-            raise ValueError("The batch has no expression to learn from.")
+        """Squared error of the fused prediction, and of each branch against the expression and the fused prediction."""
         share = self.config.distillation
-        y = self.scalers.target(batch.expression)
+        y = self.scalers.target(batch.measured)
         with torch.autocast(y.device.type, enabled=False):
             fused = output.parts["fused"].float()
             teacher = fused.detach() if self.config.detach_teacher else fused

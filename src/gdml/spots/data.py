@@ -61,8 +61,8 @@ def spot_data(
         grid = spots.grid(name)
         key = slide_key(spots, name, grid, None if all_counts is None else all_counts[rows])
         slides.append(SlideSpots(name, groups[name], *bank, grid, xy, key))
-    targets = [None if part is None else torch.from_numpy(part[order]) for part in (expression, counts)]
-    return SpotData(slides, *targets), order
+    as_tensor = lambda part: None if part is None else torch.from_numpy(part[order])
+    return SpotData(slides, as_tensor(expression), as_tensor(counts)), order
 
 
 def slide_key(spots: Spots, slide: str, grid: NDArray[np.int64], counts: Any = None) -> str:
@@ -110,7 +110,7 @@ def _bank_rows(spots: Spots, slide: str) -> tuple[TileBank, NDArray[np.int32], N
     n = len(found.pooled)
     around = np.full(found.neighbor_mask.shape, -1, np.int32)
     around[found.neighbor_mask] = n + np.arange(found.neighbor_mask.sum())
-    bank = MemoryBank(found.tokens, np.concatenate([found.pooled, found.neighbors[found.neighbor_mask]]))
+    bank: Any = MemoryBank(found.tokens, np.concatenate([found.pooled, found.neighbors[found.neighbor_mask]]))
     return bank, np.arange(n, dtype=np.int32), around
 
 

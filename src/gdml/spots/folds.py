@@ -1,6 +1,7 @@
 """The data of each fold: panel, normalisation and expression from its training slides, features shared by all."""
 
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from anndata import AnnData
 from gdml import _keys
 from gdml._errors import did_you_mean
 from gdml._provenance import counts_digest
-from gdml.expression import Normalization, as_normalization
+from gdml.expression import Normalization, as_normalization, normalize_counts, rank_genes
 from gdml.training.compare import FoldData, Slide
 from gdml.training.folds import Fold
 
@@ -23,7 +24,7 @@ from .resolve import Spots
 _SWITCHES = ("order", "target_sum", "log", "smooth")
 _PANEL = ("n_genes", "method", "genes", "min_fraction")
 _KNOWN = ("normalization", "layer", *_SWITCHES, *_PANEL)
-HEST_PANEL = "hest"  # method of the panel, under its protocol
+_HEST = "hest"  # method of the panel of HEST-bench
 
 
 class FoldMaker:
@@ -76,14 +77,31 @@ class FoldMaker:
         ValueError
             If fewer genes pass the rule than asked for.
         """
-        pooled = self._panel_rule.get("method") == HEST_PANEL
-        slides = self._rows if pooled else fold.train
-        rows = np.sort(np.concatenate([self._rows[slide] for slide in slides]))
+        rule = self._panel_rule
+        rows = np.sort(np.concatenate([self._rows[slide] for slide in fold.train]))
         try:
-            chosen, _ = choose_panel(self._counts[rows].copy(), **self._panel_rule)
+            if rule.get("method") == _HEST and "genes" not in rule:
+                return self._hest_panel
+            chosen, _ = choose_panel(self._counts[rows].copy(), **rule)
         except ValueError as error:
             raise ValueError(f"Fold {fold.name!r}: {error} They are arguments of `normalize`.") from error
         return list(self._counts.var_names[chosen])
+
+    @cached_property
+    def _hest_panel(self) -> list[str]:
+        """Genes found in enough spots of every slide, the most variable over all spots of all slides together."""
+        import scanpy as sc
+
+        n_genes, least = self._panel_rule["n_genes"], self._panel_rule.get("min_fraction", 0.1)
+        counts, names = self._counts.X, self._counts.var_names
+        library = self._counts.obs[_keys.LIBRARY]
+        candidates = rank_genes(counts, library, names, min_fraction=least)
+        if len(candidates) < n_genes:
+            raise ValueError(f"`n_genes` is {n_genes}, but only {len(candidates)} genes can be chosen from.")
+        expression = AnnData(normalize_counts(counts, candidates, self.normalization))
+        found = sc.pp.highly_variable_genes(expression, n_top_genes=n_genes, inplace=False)
+        order = np.argsort(-found["dispersions_norm"].fillna(-np.inf).to_numpy(), kind="stable")
+        return list(names[np.sort(candidates[order[:n_genes]])])
 
     def make(self, fold: Fold, panel: list[str]) -> FoldData:
         """Bring the expression of the panel genes to scale, slide by slide, for all slides of the fold."""

@@ -189,7 +189,9 @@ class SpotData:
             n = int(here.sum())
             around[mask] = n + np.arange(mask.sum())
             own = pooled[here].half().numpy()
-            bank = MemoryBank(tokens[here].half().numpy(), np.concatenate([own, neighbors[here].half().numpy()[mask]]))
+            bank: Any = MemoryBank(
+                tokens[here].half().numpy(), np.concatenate([own, neighbors[here].half().numpy()[mask]])
+            )
             places = (grid[here].numpy(), xy[here].float().numpy())
             slides.append(SlideSpots(name, group, bank, np.arange(n, dtype=np.int32), around, *places))
         return cls(slides, **targets)
@@ -243,7 +245,7 @@ class SpotData:
         else:
             rows = torch.cat([self.rows_of(slide) for slide in slides])
         targets = {name: getattr(self, name) for name in ("expression", "counts", "seen")}
-        cut = {name: None if part is None else part[rows] for name, part in targets.items()}
+        cut: Any = {name: None if part is None else part[rows] for name, part in targets.items()}
         return replace(self, slides=[self.slides[i] for i in slides], **cut)
 
     def batch(self, rows: Tensor, needs: Collection[str] = _PARTS) -> Batch:

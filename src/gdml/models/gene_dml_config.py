@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from gdml._errors import did_you_mean
+from .config import Config
 
 
 @dataclass(frozen=True)
-class GeneDMLConfig:
-    """Sizes and switches of Gene-DML; the defaults are ours, ``preset=`` of :func:`gdml.tl.fit` gives the paper's.
+class GeneDMLConfig(Config):
+    """Settings of Gene-DML; ``preset=`` of :func:`gdml.tl.fit` gives the paper's.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class GeneDMLConfig:
     fusion_residual
         Residual around the feed-forward layer after it.
     attention_dropout
-        Drop attention weights too (the authors' code); without, the fused attention kernels serve.
+        Drop attention weights too (the authors' code), which rules out the fused attention kernels.
     head
         ``"paper"``: d -> 3d -> d -> genes with ReLU; ``"linear"``: one layer.
     head_dropout, gene_dropout
@@ -43,9 +43,8 @@ class GeneDMLConfig:
     input_dropout
         Rate at which entries of the features are zeroed in training.
     feature_shift
-        Standard deviation of a random offset that is added in training to each feature of all spots of a
-        batch, in units of the scaled features: slides of another patient differ from those at hand by such
-        offsets.
+        Standard deviation, in units of the scaled features, of a random offset that is added in training to each
+        feature of all spots of a batch, as slides of different patients differ by such offsets.
     token_dropout
         Share of the local tokens that are left out of a training step.
     instance_weight
@@ -55,8 +54,8 @@ class GeneDMLConfig:
     tau
         Temperature of the instance loss.
     group_weight
-        lambda of equation 7; 0 switches the pathway off. The paper's 1 and 0.8 for the two pathways keep
-        their ratio in our defaults, at 0.3 of their weight.
+        lambda of equation 7; 0 switches the pathway off. The defaults of the two pathways are 0.3 times the
+        paper's 1 and 0.8.
     n_groups
         k, at most the number of spots in a batch.
     group_iterations
@@ -81,12 +80,11 @@ class GeneDMLConfig:
         Weight, in the prediction, of ridge regression from the mean local and mean neighbour features, solved
         before training with its penalty chosen on stripes of the slides; 0 for the network alone (paper).
     gene_specific
-        Share of each gene's own part that a prediction keeps; the part that all genes have in common (their
-        mean on the scale of ``targets``) is kept whole. How many genes a spot shows at all, by its depth and
-        cellularity, is common to nearly all genes and holds across patients; what sets a gene apart from the
-        others does so less. None: 0.5 for expression that is scaled within the panel and smoothed over
-        neighbours (``normalization="paper"``), where what is common explains half of the variance and little
-        noise holds the rest back in training; else 1, the plain prediction (paper).
+        Share that is kept of the gene-specific part of a prediction; the common part (the mean over genes on the
+        scale of ``targets``) is kept whole. The common part reflects depth and cellularity and generalises better
+        across patients. None: 0.5 for expression that is scaled within the panel and smoothed over neighbours
+        (``normalization="paper"``), where the common part explains half of the variance; else 1, the plain
+        prediction (paper).
     """
 
     width: int = 128
@@ -131,36 +129,18 @@ class GeneDMLConfig:
     gene_specific: float | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), choices)}")
+        super().__post_init__()
         if self.projection == "shared" and self.branch_width:
             raise ValueError('`projection="shared"` needs all scales at the encoder\'s width: set branch_width=0.')
-        if self.n_groups < 2:
-            raise ValueError(f"`n_groups` must be 2 or more, found {self.n_groups}.")
-        if self.gene_specific is not None and not 0 <= self.gene_specific <= 1:
-            raise ValueError(f"`gene_specific` must lie in [0, 1], found {self.gene_specific}.")
-        if not 0 <= self.linear_share < 1:
-            raise ValueError(f"`linear_share` must lie in [0, 1), found {self.linear_share}.")
-        for name in ("instance_weight", "group_weight", "scale_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, found {getattr(self, name)}.")
+        self.check_at_least(2, "n_groups")
+        self.check_at_least(0, "instance_weight", "group_weight", "scale_weight")
+        self.check_share("linear_share", closed=False)
+        if self.gene_specific is not None:
+            self.check_share("gene_specific")
 
 
 #: ``gene_specific`` where it is None and the labels are the paper's.
 PAPER_LABELS_GENE_SPECIFIC = 0.5
-
-_SCALING = ("standardize", "scale", "raw")
-_CHOICES = {
-    "features": _SCALING,
-    "targets": _SCALING,
-    "projection": ("separate", "shared"),
-    "head": ("paper", "linear"),
-    "instance_reduction": ("average", "sum"),
-    "group_target": ("paired", "nearest", "soft"),
-    "grouping": ("shared", "separate"),
-}
 
 #: The paper's model on HER2ST (supplement, tables 7 and 13, and the authors' configuration).
 _HER2ST = GeneDMLConfig(
@@ -235,8 +215,7 @@ _K = {18: (15, 16, 18, 20), 90: (80, 90, 100), 25: (15, 20, 25, 30)}
 def published_grids(config: GeneDMLConfig) -> dict[str, dict[Any, dict[str, Any]]]:
     """Ablations of the paper: pathways (tables 3, 8, 12), k (4, 9, 13), lambda (5, 10, 14), tau_IG (6, 11, 15).
 
-    lambda is the weight of the group loss over that of the instance loss, so that it means the same where both are
-    scaled down.
+    lambda is the ratio of the weights of the group loss and the instance loss.
     """
     instance, group = config.instance_weight, config.group_weight
     pathways = {
