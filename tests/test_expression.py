@@ -76,6 +76,17 @@ def test_paper_preset_is_the_authors_recipe():
     assert NORMALIZATIONS["paper"] == Normalization("panel", 1e4, "10", smooth=True)
 
 
+def test_hest_is_log1p_of_raw_counts():
+    counts = np.array([[0, 1, 7], [3, 0, 0], [0, 0, 0]])
+    by_hand = [[0.0, np.log(2), np.log(8)], [np.log(4), 0.0, 0.0], [0.0, 0.0, 0.0]]
+    for matrix in (counts, sparse.csr_array(counts)):
+        got = normalize_counts(matrix, np.arange(3), as_normalization("hest"))
+        np.testing.assert_allclose(got, by_hand, rtol=1e-6)
+    # a part of the panel has the same values: no total is taken
+    np.testing.assert_allclose(normalize_counts(counts, [2, 0], NORMALIZATIONS["hest"])[:, 0], np.log1p([7, 0, 0]))
+    assert as_normalization("hest", target_sum=5e3) == NORMALIZATIONS["hest"] == Normalization("none")
+
+
 def test_smoothing_without_neighbors_is_refused():
     with pytest.raises(ValueError, match="grid_smoother"):
         normalize_counts(_counts(0), [0, 1], NORMALIZATIONS["paper"])
@@ -84,6 +95,12 @@ def test_smoothing_without_neighbors_is_refused():
 @pytest.mark.parametrize("wrong", [{"order": "pannel"}, {"log": "ln"}, {"target_sum": 0}, {"target_sum": np.nan}])
 def test_normalization_refuses(wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}`"):
+        Normalization(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"target_sum": "1e4"}, {"target_sum": True}, {"smooth": "no"}])
+def test_normalization_refuses_other_types(wrong):
+    with pytest.raises(TypeError, match=f"`{next(iter(wrong))}`"):
         Normalization(**wrong)
 
 

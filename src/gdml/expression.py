@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from ._errors import did_you_mean
+from ._errors import check_number, did_you_mean
 from ._grid import grid_smoother
 
 __all__ = [
@@ -21,7 +21,8 @@ __all__ = [
     "rank_genes",
 ]
 
-_ORDERS = ("all", "panel")
+_ORDERS = ("all", "panel", "none")
+_TARGET_SUM = 1e4
 _LOGS: dict[str, Callable[[Any], Any]] = {
     "e": np.log1p,
     "2": lambda x: np.log2(x + 1),
@@ -39,10 +40,10 @@ class Normalization:
     Parameters
     ----------
     order
-        What a spot's counts are scaled by: the total over ``"all"`` genes (as scanpy does), or over the genes
-        of the ``"panel"`` alone (as the authors of TRIPLEX and Gene-DML do).
+        Genes whose total a spot's counts are divided by: ``"all"`` genes (as in scanpy), the ``"panel"`` (as in
+        TRIPLEX and Gene-DML), or ``"none"``, where counts are not scaled (as in HEST-bench).
     target_sum
-        Total of every spot after scaling.
+        Total of every spot after scaling; without effect where ``order`` is ``"none"``.
     log
         Base of ``log(x + 1)``: ``"e"``, ``"2"``, ``"10"``, or ``"none"`` for no logarithm.
     smooth
@@ -52,10 +53,12 @@ class Normalization:
     ------
     ValueError
         If a value is not among those above.
+    TypeError
+        If ``target_sum`` is not a number, or ``smooth`` not a boolean.
     """
 
-    order: Literal["all", "panel"] = "all"
-    target_sum: float = 1e4
+    order: Literal["all", "panel", "none"] = "all"
+    target_sum: float = _TARGET_SUM
     log: Literal["e", "2", "10", "none"] = "e"
     smooth: bool = False
 
@@ -64,10 +67,12 @@ class Normalization:
             raise ValueError(f"`order` is {self.order!r}. {did_you_mean(str(self.order), _ORDERS)}")
         if self.log not in _LOGS:
             raise ValueError(f"`log` is {self.log!r}. {did_you_mean(str(self.log), _LOGS)}")
-        if not (np.isfinite(self.target_sum) and self.target_sum > 0):
-            raise ValueError(f"`target_sum` is {self.target_sum!r}; it must be a positive number, such as 1e4.")
+        check_number("target_sum", self.target_sum, above=0, hint="scanpy's usual total is 1e4")
         # plain types, so that a record read back from h5ad (numpy scalars) is equal to the one written
-        object.__setattr__(self, "target_sum", float(self.target_sum))
+        target_sum = _TARGET_SUM if self.order == "none" else float(self.target_sum)
+        object.__setattr__(self, "target_sum", target_sum)
+        if not isinstance(self.smooth, bool | np.bool_):
+            raise TypeError(f"`smooth` must be True or False, found {self.smooth!r}.")
         object.__setattr__(self, "smooth", bool(self.smooth))
 
     def to_dict(self) -> dict[str, str | float | bool]:
@@ -83,8 +88,9 @@ class Normalization:
 NORMALIZATIONS = {
     "scanpy": Normalization(),
     "paper": Normalization(order="panel", log="10", smooth=True),
+    "hest": Normalization(order="none"),
 }
-"""Normalisations by name, scanpy's (the default) and the recipe of the paper's authors."""
+"""Normalisations by name: scanpy's (the default), that of the authors of Gene-DML, and that of HEST-bench."""
 
 
 def as_normalization(normalization: str | Normalization | Mapping[str, Any], **switches: Any) -> Normalization:
@@ -195,8 +201,9 @@ def normalize_counts(
     present = panel >= 0
     values = _dense(matrix[:, panel[present]]).astype(np.float64)
 
-    total = values.sum(1) if normalization.order == "panel" else np.asarray(matrix.sum(1), np.float64).ravel()
-    values *= np.divide(normalization.target_sum, total, out=np.zeros_like(total), where=total > 0)[:, None]
+    if normalization.order != "none":
+        total = values.sum(1) if normalization.order == "panel" else np.asarray(matrix.sum(1), np.float64).ravel()
+        values *= np.divide(normalization.target_sum, total, out=np.zeros_like(total), where=total > 0)[:, None]
     values = _LOGS[normalization.log](values)
     if normalization.smooth:
         values = neighbors @ values

@@ -7,8 +7,10 @@ from gdml import metrics
 from gdml.models import Batch, Nearest, Shape, Slides, get_model
 from gdml.models.base import make_config
 from gdml.models.ridge import stripes
-from gdml.training import SpotData, make_fabric, predict_rows, train
 from gdml.training.config import make_training_config
+from gdml.training.data import SpotData
+from gdml.training.fabric import make_fabric
+from gdml.training.loop import predict, train
 
 LENGTHS = (14, 10)  # spots of the slides
 
@@ -61,7 +63,18 @@ N_SPOTS = 64
 
 
 @pytest.fixture
-def spots():
+def spots(make_spots):
+    """64 spots on two slides."""
+    return make_spots()
+
+
+@pytest.fixture
+def make_spots():
+    """Features and expression of 64 spots, some of them changed."""
+    return lambda **changes: SpotData.in_memory(**{**_parts(), **changes})
+
+
+def _parts():
     """64 spots on two slides; half of the variance of their expression is noise, which has to be memorised."""
     g = torch.Generator().manual_seed(0)
     dim, n_genes = 32, 6
@@ -71,19 +84,19 @@ def spots():
     cells = torch.stack([torch.arange(32) // 6, torch.arange(32) % 6], 1).repeat(2, 1)
     signal = pooled @ torch.randn(dim, n_genes, generator=g) / dim**0.5
     expression = signal + torch.randn(N_SPOTS, n_genes, generator=g) + 2
-    return SpotData(
-        tokens=torch.cat([pooled[:, None], pooled[:, None] + torch.randn(N_SPOTS, 9, dim, generator=g)], 1).half(),
-        pooled=pooled.half(),
-        neighbors=neighbors.half(),
-        neighbor_mask=torch.ones(N_SPOTS, 25, dtype=torch.bool),
-        grid=cells,
-        xy=cells.flip(1) * 1.8 + 0.05 * torch.randn(N_SPOTS, 2, generator=g),
-        slide=torch.arange(2).repeat_interleave(32),
-        names=["A", "B"],
-        groups=["a", "b"],
-        expression=expression,
-        counts=torch.poisson(expression.clamp(min=0).exp(), generator=g),
-    )
+    return {
+        "tokens": torch.cat([pooled[:, None], pooled[:, None] + torch.randn(N_SPOTS, 9, dim, generator=g)], 1).half(),
+        "pooled": pooled.half(),
+        "neighbors": neighbors.half(),
+        "neighbor_mask": torch.ones(N_SPOTS, 25, dtype=torch.bool),
+        "grid": cells,
+        "xy": cells.flip(1) * 1.8 + 0.05 * torch.randn(N_SPOTS, 2, generator=g),
+        "slide": torch.arange(2).repeat_interleave(32),
+        "names": ["A", "B"],
+        "groups": ["a", "b"],
+        "expression": expression,
+        "counts": torch.poisson(expression.clamp(min=0).exp(), generator=g),
+    }
 
 
 @pytest.fixture
@@ -92,12 +105,12 @@ def train_on(spots):
 
     def run(name, config=None, training=None, *, data=spots, seed=0):
         model = get_model(name)
-        shape = Shape(data.tokens.shape[2], data.tokens.shape[1], 5, data.expression.shape[1], 6, 6)
+        shape = replace(data.shape(), n_side=5, n_rows=6, n_cols=6)
         made = model.adapt(
             make_config(model, None, config or {}), {"order": "all", "target_sum": 1e4, "log": "e", "smooth": False}
         )
         loop = make_training_config(model.recipe, training)
-        fabric = make_fabric(torch.device("cpu"), bf16=False)
+        fabric = make_fabric("cpu", precision="fp32")
         module, _ = train(lambda: model(made, shape), data, torch.arange(len(data)), loop, fabric, seed=seed)
         return module
 
@@ -107,8 +120,8 @@ def train_on(spots):
 @pytest.fixture
 def predict_spots(spots):
     """Predictions of a model at the 64 spots."""
-    fabric = make_fabric(torch.device("cpu"), bf16=False)
-    return lambda module, data=spots: predict_rows(module, data, torch.arange(len(data)), fabric)[0]
+    fabric = make_fabric("cpu", precision="fp32")
+    return lambda module, data=spots: predict(module, data, fabric)[0]
 
 
 @pytest.fixture

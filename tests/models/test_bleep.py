@@ -9,8 +9,10 @@ import gdml
 from gdml.models import Shape, get_model
 from gdml.models.base import make_config
 from gdml.models.bleep import BLEEPConfig, soft_clip_loss
-from gdml.training import TrainedModel, make_fabric, predict_rows, train
+from gdml.training import TrainedModel
 from gdml.training.config import make_training_config
+from gdml.training.fabric import make_fabric
+from gdml.training.loop import predict, train
 
 SMALL = {"width": 16, "n_neighbors": 5}
 
@@ -143,12 +145,12 @@ def test_the_bank_holds_training_spots_alone(spots):
     data.expression[held] += 100
     model = get_model("bleep")
     loop = make_training_config(model.recipe, {"max_epochs": 2, "batch_size": 20})
-    fabric = make_fabric(torch.device("cpu"), bf16=False)
+    fabric = make_fabric("cpu", precision="fp32")
     make = lambda: model(make_config(model, None, SMALL), Shape(32, 10, 5, 6))
     module, run = train(make, data, rows, loop, fabric, seed=0, validation=held)
     assert torch.equal(module.bank.spot, rows) and torch.equal(module.bank.expression, spots.expression[rows])
     assert module.shape.n_bank == 40 and len(run.history["val_pcc"]) == 2
-    assert predict_rows(module, data, held, fabric)[0].max() < spots.expression.max() + 1e-5
+    assert predict(module, data, fabric, rows=held)[0].max() < spots.expression.max() + 1e-5
 
 
 def test_saved_and_loaded(spots, train_on, predict_spots, tmp_path):
@@ -174,8 +176,8 @@ def test_more_neighbors_than_spots(spots):
     torch.testing.assert_close(found, spots.expression[:20].mean(0).expand(4, -1))
 
 
-def test_features_that_are_all_alike(spots):
-    module = build(replace(spots, pooled=torch.zeros_like(spots.pooled))).eval()
+def test_features_that_are_all_alike(spots, make_spots):
+    module = build(make_spots(pooled=torch.zeros(64, 32))).eval()
     assert module(spots.batch(torch.arange(9), module.needs)).prediction.isfinite().all()
 
 

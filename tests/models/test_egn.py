@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +8,10 @@ import gdml
 from gdml.models import Shape, egn, get_model
 from gdml.models.base import make_config
 from gdml.models.egn import EGN, EGNConfig, mean_pcc
-from gdml.training import TrainedModel, make_fabric, train
+from gdml.training import TrainedModel
 from gdml.training.config import make_training_config
+from gdml.training.fabric import make_fabric
+from gdml.training.loop import train
 
 SMALL = {"width": 16, "depth": 2, "heads": 2, "bridge_heads": 2, "bridge_width": 8}
 
@@ -153,7 +154,7 @@ def test_the_expression_of_exemplars_counts(spots):
 def test_the_bank_holds_training_spots_alone(spots):
     rows, held = torch.arange(40), torch.arange(40, 64)
     loop = make_training_config(EGN.recipe, {"max_epochs": 1, "batch_size": 20})
-    fabric = make_fabric(torch.device("cpu"), bf16=False)
+    fabric = make_fabric("cpu", precision="fp32")
     make = lambda: EGN(make_config(EGN, None, SMALL), Shape(32, 10, 5, 6))
     module, _ = train(make, spots, rows, loop, fabric, seed=0, validation=held)
     assert torch.equal(module.bank.spot, rows) and torch.equal(module.bank.expression, spots.expression[rows])
@@ -183,8 +184,8 @@ def test_more_exemplars_than_spots(spots):
     assert module(spots.batch(torch.arange(10), module.needs)).prediction.isfinite().all()
 
 
-def test_features_that_are_all_alike(spots):
-    module = build(replace(spots, pooled=torch.zeros_like(spots.pooled)))
+def test_features_that_are_all_alike(spots, make_spots):
+    module = build(make_spots(pooled=torch.zeros(64, 32)))
     batch = spots.batch(torch.arange(9), module.needs)
     for mode in (True, False):
         assert module.train(mode)(batch).prediction.isfinite().all()

@@ -4,7 +4,7 @@ import pytest
 
 from gdml.models.base import config_record, get_model, list_models, make_config
 from gdml.models.gene_dml_config import PRESET_RECIPES, PRESETS, GeneDMLConfig
-from gdml.training import make_training_config
+from gdml.training.config import make_training_config
 
 #: Settings by data set: supplement of the paper, and the authors' configuration.
 PAPER = {

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import nbinom
 
 from gdml.models.hist2st import GraphLayer, Hist2ST, Hist2STConfig
-from gdml.training import make_training_config
+from gdml.training.config import make_training_config
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "graph_depth": 2, "n_views": 2}
 

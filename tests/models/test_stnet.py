@@ -66,9 +66,11 @@ def test_loss(shape, make_batch, targets):
     assert float(losses["loss_pred"]) == pytest.approx(error / 7, rel=1e-4)
 
 
-def test_more_features_than_spots_are_learnt_by_heart(spots, train_on, predict_spots):
-    wide = torch.cat([spots.pooled, torch.randn(64, 64, generator=torch.Generator().manual_seed(1)).half()], 1)
-    data = replace(spots, pooled=wide, tokens=wide[:, None])
+def test_more_features_than_spots_are_learnt_by_heart(spots, make_spots, train_on, predict_spots):
+    pooled = spots.batch(torch.arange(64)).pooled
+    wide = torch.cat([pooled, torch.randn(64, 64, generator=torch.Generator().manual_seed(1))], 1)
+    alone = {"neighbors": torch.zeros(64, 0, 96), "neighbor_mask": torch.zeros(64, 0, dtype=torch.bool)}
+    data = make_spots(pooled=wide, tokens=wide[:, None], **alone)
     predicted = predict_spots(
         train_on("stnet", {}, {"max_epochs": 300, "batch_size": 64, "learning_rate": 0.5}, data=data), data
     )

@@ -7,7 +7,7 @@ import gdml
 def test_every_variant_is_compared_with_the_model_as_it_is(ready, small, tmp_path):
     before = sorted(ready.obsm)
     grid = {"n_groups": [2, 4], "pathways": {"both": {}, "neither": {"instance_weight": 0.0, "group_weight": 0.0}}}
-    found = gdml.tl.ablate(ready, "gene-dml", grid, groups="patient", save_to=tmp_path, **small)
+    found = gdml.tl.ablate(ready, "gene-dml", grid, group_key="patient", save_to=tmp_path, **small)
     assert found.variants.to_dict("index") == {
         "gene-dml": {"field": "", "default": True, "n_groups": 4, "pathways": "both"},
         "n_groups=2": {"field": "n_groups", "default": False, "n_groups": 2, "pathways": "both"},
@@ -18,7 +18,7 @@ def test_every_variant_is_compared_with_the_model_as_it_is(ready, small, tmp_pat
     # a variant is the model with that setting
     config = {**small["config"], "instance_weight": 0.0, "group_weight": 0.0}
     other = gdml.tl.cross_validate(
-        ready, {"x": {"model": "gene-dml", **small, "config": config}}, groups="patient", save_to=tmp_path / "other"
+        ready, {"x": {"model": "gene-dml", **small, "config": config}}, group_key="patient", save_to=tmp_path / "other"
     )
     pd.testing.assert_series_equal(
         found.scores[found.scores.model == "pathways=neither"].pcc, other.scores.pcc, check_index=False
@@ -44,12 +44,12 @@ def test_the_papers_grids_of_gene_dml():
         ("gene-dml", {"n_group": [3]}, "`config` has no field 'n_group'"),
         ("gene-dml", {"n_groups": 3}, r"`grid\['n_groups'\]` is 3; give a list"),
         ("gene-dml", {"group_target": "soft"}, "give a list"),
-        ("gene-dml", {"n_groups": [1]}, "`n_groups` must be 2 or more"),
+        ("gene-dml", {"n_groups": [1]}, "`n_groups` must be at least 2"),
         ("ridge", None, "`grid` is empty"),
         ("gene-dml", {}, "`grid` is empty"),
     ],
 )
 def test_bad_grids_are_refused_before_anything_is_run(ready, tmp_path, model, grid, match):
     with pytest.raises(ValueError, match=match):
-        gdml.tl.ablate(ready, model, grid, groups="patient", save_to=tmp_path / "runs")
+        gdml.tl.ablate(ready, model, grid, group_key="patient", save_to=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

@@ -162,6 +162,80 @@ def test_the_summary_is_sorted_and_counts_failures(result):
     ]
 
 
+def test_the_summary_holds_numbers(result):
+    table = result.summary(["pcc_a", "mse"])
+    means = result.intervals().set_index(["model", "metric"])
+    for metric in ("pcc_a", "mse"):
+        for column, value in ((metric, "mean"), (f"{metric}_low", "low"), (f"{metric}_high", "high")):
+            assert table[column].dtype == np.float64
+            assert table.loc["good", column] == means.loc[("good", metric), value]
+    assert "pcc_h" not in table
+    assert f"{table.loc['good', 'pcc_a']:.3f} [" in repr(result)
+
+
+def of_groups(groups, *, folds=("one",), seed=0):
+    """Scores of one gene of two models; slides of one group are alike."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for group, n in groups.items():
+        level = rng.normal()
+        for i in range(n):
+            for fold in folds:
+                for model, shift in (("a", 0.0), ("b", 0.1)):
+                    value = level + shift + 0.01 * rng.normal()
+                    about = {
+                        "model": model,
+                        "fold": fold,
+                        "seed": 0,
+                        "slide": f"{group}{i}",
+                        "group": group,
+                        "gene": "g",
+                    }
+                    rows.append({**about, "n_spots": 10, "pcc": value, "spearman": value, "mse": 1.0, "mae": 1.0})
+    scores = pd.DataFrame(rows).assign(high=True)
+    runs = scores[["model", "fold", "seed"]].drop_duplicates(ignore_index=True)
+    runs = runs.assign(status="done", error="", epoch=1, seconds=1.0, parameters=1)
+    return Comparison(scores, runs, "nested", group_key="patient")
+
+
+def test_intervals_draw_whole_groups():
+    result = of_groups(dict.fromkeys("ABCDE", 6))
+    slides = result.slides()
+    of = slides[slides.model == "a"].groupby("group").pcc_a.mean().to_numpy()
+    ways = np.stack(np.meshgrid(*[of] * 5)).reshape(5, -1).mean(0)  # groups are of one size
+    found = result.intervals(n_bootstrap=20_000).set_index(["model", "metric"]).loc[("a", "pcc_a")]
+    assert (found.interval_over, found.n_groups, found.n_slides) == ("groups", 5, 30)
+    np.testing.assert_allclose([found.low, found.high], np.quantile(ways, [0.025, 0.975]), atol=0.02)
+    # slides taken for independent would promise far more
+    alone = Comparison(result.scores, result.runs, "nested")
+    naive = alone.intervals().set_index(["model", "metric"]).loc[("a", "pcc_a")]
+    assert naive.interval_over == "slides" and found.high - found.low > 1.5 * (naive.high - naive.low)
+
+
+def test_fewer_than_five_groups_have_no_interval_over_groups():
+    result = of_groups({"A": 3, "B": 2})
+    found = result.intervals()
+    assert set(found.interval_over) == {"slides"}
+    assert set(found.n_groups) == {2} and set(found.n_slides) == {5}
+    (row,) = result.compare("a").to_dict("records")
+    assert (row["interval_over"], row["n_groups"], row["n_slides"]) == ("slides", 2, 5)
+    assert "5 slides of 2 groups (patient)" in repr(result) and "there is no interval over groups" in repr(result)
+    assert "no interval over groups" in result._repr_html_()
+    assert set(of_groups(dict.fromkeys("ABCDE", 2)).compare("a").interval_over) == {"groups"}
+
+
+def test_a_slide_of_two_folds_counts_once():
+    twice, once = (of_groups({"A": 3, "B": 2}, folds=folds) for folds in (("one", "two"), ("one",)))
+    twice.scores = pd.concat([twice.scores.query("slide == 'A0' or fold == 'one'")], ignore_index=True)
+    found = twice.intervals().set_index(["model", "metric"])
+    slides = twice.slides().query("model == 'a'").groupby("slide").pcc_a.mean()
+    assert len(slides) == 5 and len(twice.slides().query("model == 'a'")) == 6
+    assert found.loc[("a", "pcc_a"), "mean"] == pytest.approx(slides.mean())
+    assert found.loc[("a", "pcc_a"), "n_slides"] == 5
+    (row,) = twice.compare("a").to_dict("records")
+    assert row["n_slides"] == 5 and row["n_better"] <= 5
+
+
 def test_optimism_is_written_wherever_scores_stand(result):
     assert "OPTIMISTIC" not in repr(result)
     biased = Comparison(result.scores, result.runs, "paper", "OPTIMISTIC: the epoch ...", True)

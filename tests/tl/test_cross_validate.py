@@ -2,14 +2,21 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import gdml
-from gdml.tl import _run_folds
+from gdml._provenance import provenance_key
+from gdml.spots.data import slide_key
+from gdml.spots.resolve import Spots
+from gdml.training import compare
 
 N_GENES = 30  # of the panel that `ready` was normalised with
 
@@ -18,13 +25,13 @@ N_GENES = 30  # of the panel that `ready` was normalised with
 def trained(monkeypatch):
     """Labels of the runs that were trained, not read from disk."""
     done = []
-    original = _run_folds._train_and_predict
+    original = compare._train_and_predict
 
-    def record(plan, data, candidate, seed):
+    def record(plan, data, candidate, seed, show):
         done.append((candidate.label, data.fold.name, seed))
-        return original(plan, data, candidate, seed)
+        return original(plan, data, candidate, seed, show)
 
-    monkeypatch.setattr(_run_folds, "_train_and_predict", record)
+    monkeypatch.setattr(compare, "_train_and_predict", record)
     return done
 
 
@@ -36,7 +43,7 @@ def without_uns(adata):
 def test_a_fold_is_what_fit_predict_and_evaluate_give(ready, small, tmp_path, model):
     options = {} if model == "ridge" else small
     found = gdml.tl.cross_validate(
-        ready, {"m": {"model": model, **options}}, groups="patient", seeds=[3], save_to=tmp_path
+        ready, {"m": {"model": model, **options}}, group_key="patient", seeds=[3], save_to=tmp_path
     )
     patients = ready.obs["patient"].cat.categories
     for patient in patients:
@@ -65,7 +72,7 @@ def test_the_panel_is_chosen_on_the_training_slides_of_each_fold(ready, tmp_path
     counts = ready.X.tolil()
     counts[~loud, ready.var_names.get_loc(gene)] = 0  # found in one patient alone
     ready.X = counts.tocsr()
-    found = gdml.tl.cross_validate(ready, "ridge", groups="patient", normalize={"n_genes": 20}, save_to=tmp_path)
+    found = gdml.tl.cross_validate(ready, "ridge", group_key="patient", normalize={"n_genes": 20}, save_to=tmp_path)
     with_gene = set(found.scores.fold[found.scores.gene == gene])
     assert ready.obs["patient"].cat.categories[0] not in with_gene  # it was scored there, not learnt from
     assert found.scores.groupby(["fold", "slide"]).gene.nunique().eq(20).all()
@@ -105,7 +112,7 @@ def test_a_spot_in_two_folds_has_the_prediction_of_the_first(ready, tmp_path):
 
 def test_finished_runs_are_skipped(ready, small, trained, tmp_path):
     models = {"ridge": "ridge", "small": {"model": "gene-dml", **small}}
-    call = lambda **options: gdml.tl.cross_validate(ready, models, groups="patient", save_to=tmp_path, **options)
+    call = lambda **options: gdml.tl.cross_validate(ready, models, group_key="patient", save_to=tmp_path, **options)
     first = call(seeds=2)
     assert len(trained) == 2 * (1 + 2)  # ridge needs one seed
     trained.clear()
@@ -123,7 +130,7 @@ def test_finished_runs_are_skipped(ready, small, trained, tmp_path):
 
 @pytest.mark.parametrize("change", ["count", "place", "features", "scale"])
 def test_a_run_on_other_data_is_another_run(ready, trained, tmp_path, change):
-    call = lambda **options: gdml.tl.cross_validate(ready, "ridge", groups="patient", save_to=tmp_path, **options)
+    call = lambda **options: gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path, **options)
     call()
     trained.clear()
     options = {}
@@ -141,7 +148,7 @@ def test_a_run_on_other_data_is_another_run(ready, trained, tmp_path, change):
 
 
 def test_a_damaged_run_is_done_again(ready, trained, tmp_path):
-    call = lambda: gdml.tl.cross_validate(ready, "ridge", groups="patient", save_to=tmp_path)
+    call = lambda: gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path)
     first = call()
     trained.clear()
     folder = sorted(tmp_path.iterdir())[0]
@@ -156,15 +163,15 @@ KILLED = """
     import os, sys, warnings
     warnings.simplefilter("ignore")
     import gdml
-    from gdml.tl import _run_folds
+    from gdml.training import compare
     gdml.settings.cache_dir = sys.argv[2]
-    original, done = _run_folds._train_and_predict, []
+    original, done = compare._train_and_predict, []
     def third_time(*arguments):
         if len(done) == 2:
             os.kill(os.getpid(), 9)
         done.append(1)
         return original(*arguments)
-    _run_folds._train_and_predict = third_time
+    compare._train_and_predict = third_time
     adata = gdml.datasets.synthetic(n_slides=3, n_patients=3, grid=7, n_genes=40, seed=0)
     gdml.tl.cross_validate(adata, "ridge", normalize={"n_genes": 20}, save_to=sys.argv[1])
 """
@@ -186,18 +193,18 @@ def test_killed_and_called_again_it_does_what_is_missing(tmp_path, cache_dir, tr
 def test_a_run_that_fails_is_reported_and_the_others_go_on(ready, small, trained, tmp_path):
     broken = {**small, "config": {**small["config"], "n_groups": 5000}}
     models = {"broken": {"model": "gene-dml", **broken}, "ridge": "ridge"}
-    found = gdml.tl.cross_validate(ready, models, groups="patient", save_to=tmp_path)
+    found = gdml.tl.cross_validate(ready, models, group_key="patient", save_to=tmp_path)
     failed = found.runs[found.runs.model == "broken"]
     assert (failed.status == "failed").all() and failed.error.str.contains("`n_groups` is 5000").all()
     assert found.models == ["ridge"] and (found.runs[found.runs.model == "ridge"].status == "done").all()
     assert ready.obsm["gdml_broken"].isna().all().all()
     trained.clear()
-    gdml.tl.cross_validate(ready, models, groups="patient", save_to=tmp_path)
+    gdml.tl.cross_validate(ready, models, group_key="patient", save_to=tmp_path)
     assert {label for label, *_ in trained} == {"broken"}  # failures are tried again
 
 
 def test_stopped_by_the_user_nothing_is_written_and_what_is_finished_stays(ready, monkeypatch, tmp_path):
-    original, done = _run_folds._train_and_predict, []
+    original, done = compare._train_and_predict, []
 
     def stop(*arguments):
         if done:
@@ -205,10 +212,10 @@ def test_stopped_by_the_user_nothing_is_written_and_what_is_finished_stays(ready
         done.append(1)
         return original(*arguments)
 
-    monkeypatch.setattr(_run_folds, "_train_and_predict", stop)
+    monkeypatch.setattr(compare, "_train_and_predict", stop)
     before = without_uns(ready)
     with pytest.raises(KeyboardInterrupt):
-        gdml.tl.cross_validate(ready, "ridge", groups="patient", save_to=tmp_path)
+        gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path)
     assert without_uns(ready) == before
     assert len([p for p in tmp_path.iterdir() if not p.name.startswith(".")]) == 1
 
@@ -218,10 +225,12 @@ def test_the_papers_protocol_chooses_the_epoch_on_the_test_fold(ready, small, tm
 
     from gdml.models import GeneDML
     from gdml.models.base import make_config
-    from gdml.training import make_fabric, make_training_config, predict_rows, train
+    from gdml.training.config import make_training_config
+    from gdml.training.fabric import make_fabric
+    from gdml.training.loop import predict, train
 
     options = {"model": "gene-dml", **small, "training": {**small["training"], "max_epochs": 6, "patience": 6}}
-    found = gdml.tl.cross_validate(ready, {"m": options}, groups="patient", protocol="paper", save_to=tmp_path)
+    found = gdml.tl.cross_validate(ready, {"m": options}, group_key="patient", protocol="paper", save_to=tmp_path)
     assert found.optimistic and "OPTIMISTIC" in repr(found) and "smoothed" in repr(found)
     patient = ready.obs["patient"].cat.categories[0]
     test = (ready.obs["patient"] == patient).to_numpy()
@@ -230,36 +239,241 @@ def test_the_papers_protocol_chooses_the_epoch_on_the_test_fold(ready, small, tm
     panel = list(ready.obsm["gdml_m"].columns[ready.obsm["gdml_m"][test].notna().all()])
     gdml.pp.normalize(work, genes=panel, normalization="paper")
     from gdml.spots.data import spot_data
-    from gdml.tl._training import shape_of
+    from gdml.spots.resolve import Spots
 
-    data, _ = spot_data(work, key="gdml", expression=work.obsm["gdml_measured"].to_numpy(np.float32))
+    data, _ = spot_data(Spots.resolve(work), expression=work.obsm["gdml_measured"].to_numpy(np.float32))
     config = GeneDML.adapt(
         make_config(GeneDML, None, options["config"]),
         {k: work.uns["gdml"]["normalization"][k] for k in ("order", "smooth")},
     )
-    fabric = make_fabric(torch.device("cpu"), bf16=gdml.encoders.use_bf16(torch.device("cpu"), "auto"))
+    fabric = make_fabric("cpu")
     rows = torch.arange(len(order))
     n = int((~test).sum())
     module, run = train(
-        lambda: GeneDML(config, shape_of(data)),
+        lambda: GeneDML(config, data.shape()),
         data, rows[:n], make_training_config({}, options["training"]), fabric, seed=0, validation=rows[n:],
     )  # fmt: skip
-    expected = predict_rows(module, data, rows[n:], fabric)[0].numpy()
+    expected = predict(module, data, fabric, rows=rows[n:])[0].numpy()
     np.testing.assert_allclose(ready.obsm["gdml_m"].loc[test, panel], expected, atol=1e-5)
     assert found.runs.set_index("fold").loc[patient, "epoch"] == run.best_epoch == 1 + np.argmax(run.history["val_pcc"])
 
 
-def test_the_hest_protocol(ready, tmp_path):
+def hest_probe(train_x, train_y, test_x, test_y):
+    """The probe of the HEST benchmark, written by hand: mean PCC over genes."""
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(train_x)
+    x = scaler.transform(train_x)
+    alpha = 100 / (x.shape[1] * train_y.shape[1])
+    fitted = Ridge(alpha=alpha, fit_intercept=False, solver="cholesky").fit(x, train_y)
+    predicted = fitted.predict(scaler.transform(test_x))
+    return np.mean([np.corrcoef(predicted[:, i], test_y[:, i])[0, 1] for i in range(test_y.shape[1])])
+
+
+def test_the_hest_protocol_is_the_probe_of_hest(ready, tmp_path):
+    import scanpy as sc
+
+    from gdml.spots.features import load_features
+
+    n_genes = 12
     found = gdml.tl.cross_validate(
-        ready, ["ridge"], groups="patient", protocol="hest-bench", normalize={"n_genes": 20}, save_to=tmp_path
+        ready, ["ridge"], group_key="patient", protocol="hest-bench", normalize={"n_genes": n_genes}, save_to=tmp_path
     )
     assert set(found.scores.slide) == {"all spots"}
-    patient = ready.obs["patient"].cat.categories[0]
-    rows = (ready.obs["patient"] == patient).to_numpy()
-    part = found.scores[found.scores.fold == patient].set_index("gene")
-    y, p = ready.obsm["gdml_ridge_measured"][rows], ready.obsm["gdml_ridge"][rows]
-    for gene in part.index[:5]:
-        assert part.pcc[gene] == pytest.approx(np.corrcoef(y[gene], p[gene])[0, 1], rel=1e-4)
+    # genes in 10 % of the spots of every sample, the most variable of all samples together, log1p of raw counts
+    counts = ready.X.toarray().astype(float)
+    slides = [(ready.obs["library_id"] == name).to_numpy() for name in ready.obs["library_id"].cat.categories]
+    enough = np.all([(counts[rows] > 0).mean(0) >= 0.1 for rows in slides], axis=0)
+    pooled = anndata.AnnData(np.log1p(counts[:, enough]), var=pd.DataFrame(index=ready.var_names[enough]))
+    sc.pp.highly_variable_genes(pooled, n_top_genes=n_genes)
+    panel = pooled.var_names[pooled.var.highly_variable]
+    y = pooled[:, panel].X
+    x = np.empty((ready.n_obs, 0))
+    for name, features in load_features(ready).items():
+        tokens = features.tokens.astype(np.float64).mean(1)
+        x = np.empty((ready.n_obs, tokens.shape[1])) if not x.shape[1] else x
+        x[(ready.obs["library_id"] == name).to_numpy()] = tokens
+    assert x.shape[1] <= 256  # fewer than the components that are kept
+    means = found.intervals(by_fold=True).query("metric == 'pcc_a'").set_index("fold")["mean"]
+    for patient in ready.obs["patient"].cat.categories:
+        test = (ready.obs["patient"] == patient).to_numpy()
+        assert set(found.scores.gene[found.scores.fold == patient]) == set(panel)
+        assert means[patient] == pytest.approx(hest_probe(x[~test], y[~test], x[test], y[test]), abs=2e-3)
+
+
+def test_runs_on_misaligned_counts_are_not_handed_out_after_repair(ready, tmp_path):
+    right = ready.X.copy()
+    for rows in (np.flatnonzero(ready.obs["library_id"] == name) for name in ready.obs["library_id"].cat.categories):
+        ready.X[rows] = right[np.random.default_rng(0).permutation(rows)]  # the same rows, at other spots
+    call = lambda folder: gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path / folder)
+    wrong = call("shared").scores.pcc
+    ready.X = right
+    repaired, fresh = call("shared").scores, call("fresh").scores
+    pd.testing.assert_frame_equal(repaired, fresh)
+    assert not np.allclose(repaired.pcc, wrong, equal_nan=True)
+
+
+def test_runs_on_another_image_are_not_handed_out(ready, tmp_path):
+    call = lambda folder: gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path / folder)
+    images = {n: np.asarray(Image.open(s["metadata"]["source_image_path"])) for n, s in ready.uns["spatial"].items()}
+    um = {name: float(of["um_per_px"]) for name, of in ready.uns["gdml"]["tiles"]["slides"].items()}
+    scale = float(np.mean(list(um.values())))
+    turned = {name: np.ascontiguousarray(image[::-1, ::-1]) for name, image in images.items()}
+    gdml.pp.tile(ready, image=turned, um_per_px=scale)
+    gdml.pp.embed(ready, "stain", image=turned)
+    wrong = call("shared").scores
+    gdml.pp.tile(ready, image=images, um_per_px=scale)
+    gdml.pp.embed(ready, "stain", image=images)
+    right, fresh = call("shared").scores, call("fresh").scores
+    pd.testing.assert_frame_equal(right, fresh)
+    assert not np.allclose(right.pcc, wrong.pcc, equal_nan=True)
+
+
+@pytest.fixture
+def plan(ready, tmp_path, monkeypatch):
+    """The plan of a comparison, and the data of its first fold."""
+    caught = []
+    original = compare.run_plan
+    monkeypatch.setattr(compare, "run_plan", lambda plan: caught.append(plan) or original(plan))
+    gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path)
+    (made,) = caught
+    return made, made.source.make(made.folds[0], made.source.panel(made.folds[0]))
+
+
+@pytest.mark.parametrize("what", ["device", "validation", "validation_fraction", "group", "slide", "panel", "seed"])
+def test_the_key_of_a_run_depends_on(plan, what):
+    plan, data = plan
+    seed = 0
+    key = lambda plan, data, seed: provenance_key(plan.record(data, plan.candidates[0], seed))
+    before = key(plan, data, seed)
+    assert before == key(plan, data, seed)
+    train = data.fold.train[0]
+    if what == "device":
+        kind = SimpleNamespace(type="cuda")
+        plan = replace(plan, fabric=SimpleNamespace(device=kind, strategy=plan.fabric.strategy, world_size=1))
+    elif what == "validation":
+        plan = replace(plan, validation="block")
+    elif what == "validation_fraction":
+        plan = replace(plan, validation_fraction=0.3)
+    elif what in ("group", "slide"):
+        other = {"group" if what == "group" else "key": "another"}
+        slides = {**plan.source.slides, train: replace(plan.source.slides[train], **other)}
+        plan = replace(plan, source=SimpleNamespace(slides=slides, normalization=plan.source.normalization))
+    elif what == "panel":
+        data = replace(data, panel=data.panel[::-1])
+    else:
+        seed = 1
+    assert key(plan, data, seed) != before
+
+
+@pytest.mark.parametrize(
+    "what", ["fingerprint", "um_per_px", "side_px", "tile_px", "n_side", "neighbors", "identity", "precision", "tokens"]
+)
+def test_the_key_of_a_slide_depends_on(ready, what):
+    spots = Spots.resolve(ready)
+    name = next(iter(spots.slides))
+    key = lambda: slide_key(spots, name, spots.grid(name), ready.X[spots.slides[name]])
+    before = key()
+    stored = ready.uns["gdml"]
+    home = next(part for part in (stored["tiles"]["slides"][name], stored["tiles"], stored["features"]) if what in part or (
+        what == "fingerprint"))  # fmt: skip
+    value = home.get(what, "")
+    home[what] = f"{value}x" if isinstance(value, str) else value + 1
+    assert key() != before
+    home[what] = value
+    if what != "fingerprint":
+        assert key() == before
+
+
+@pytest.mark.parametrize("what", ["xy", "counts", "grid"])
+def test_the_key_of_a_slide_pairs_its_spots_with_their_counts(ready, what):
+    spots = Spots.resolve(ready)
+    name, rows = next(iter(spots.slides.items()))
+    grid, counts = spots.grid(name), ready.X[rows].toarray()
+    before = slide_key(spots, name, grid, counts)
+    if what == "xy":
+        spots.xy[rows[0]] += 1
+    elif what == "counts":
+        counts = counts[::-1]
+    else:
+        grid = grid[::-1]
+    assert slide_key(spots, name, grid, counts) != before
+
+
+def test_another_precision_is_another_run(ready, trained, tmp_path):
+    call = lambda precision: gdml.tl.cross_validate(
+        ready, "ridge", group_key="patient", save_to=tmp_path, precision=precision
+    )
+    call("fp32")
+    call("bf16")
+    assert len(trained) == 4
+
+
+def test_a_column_of_patients_that_nobody_named(ready, tmp_path):
+    folds = {"x": (list(ready.obs["library_id"].cat.categories[:2]), ["S3"])}
+    folds["x"] = (folds["x"][0], [ready.obs["library_id"].cat.categories[2]])
+    with pytest.warns(UserWarning, match="Pass group_key='patient'"):
+        gdml.tl.cross_validate(ready, "ridge", folds=folds, save_to=tmp_path)
+    ready.obs["Donor_ID"] = ready.obs.pop("patient")
+    with pytest.warns(UserWarning, match="Pass group_key='Donor_ID'"):
+        gdml.tl.cross_validate(ready, "ridge", folds=folds, save_to=tmp_path)
+    ready.obs["Donor_ID"] = ready.obs["library_id"]  # one slide of each
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        gdml.tl.cross_validate(ready, "ridge", folds=folds, save_to=tmp_path)
+
+
+def test_groups_is_the_former_name(ready, tmp_path):
+    with pytest.warns(FutureWarning, match="`groups` was renamed to `group_key`"):
+        found = gdml.tl.cross_validate(ready, "ridge", groups="patient", save_to=tmp_path)
+    assert found.group_key == "patient"
+    with pytest.warns(FutureWarning, match="group_key"):
+        gdml.tl.ablate(ready, "ridge", {"n_components": [4]}, groups="patient", save_to=tmp_path)
+
+
+def test_finished_runs_bear_the_marker(ready, tmp_path):
+    from gdml._marker import marked
+
+    gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path)
+    folders = list(tmp_path.iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        assert marked(folder)["gdml"] == "runs" and marked(folder)["provenance"] == folder.name
+
+
+def test_a_folder_that_can_not_be_written_to_is_refused_before_the_first_run(ready, trained, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="save_to=.*GDML_CACHE_DIR"):
+        gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path / "file" / "runs")
+    assert not trained
+
+
+def test_a_disk_that_is_full_costs_no_scores(ready, monkeypatch, tmp_path, capsys):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compare.RunStore, "write", full)
+    found = gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path)
+    assert (found.runs.status == "done").all() and len(found.scores)
+    shown = capsys.readouterr()
+    assert "No space left" in shown.out + shown.err
+
+
+def test_one_slide_can_not_be_compared(ready, tmp_path):
+    one = ready[ready.obs["library_id"] == ready.obs["library_id"].cat.categories[0]].copy()
+    with pytest.raises(
+        ValueError, match=r"at least 2 groups.* there is 1 group .*gdml.tl.fit\(adata, validation='block'\)\."
+    ):
+        gdml.tl.cross_validate(one, "ridge", save_to=tmp_path)
+
+
+def test_a_copy_is_written_to_and_returned(ready, tmp_path):
+    before = without_uns(ready)
+    other, found = gdml.tl.cross_validate(
+        ready, "ridge", group_key="patient", save_to=tmp_path, copy=True, key_added="cv"
+    )
+    assert without_uns(ready) == before and "cv_ridge" in other.obsm and found.models == ["ridge"]
 
 
 def test_a_gene_without_variance_in_a_fold_is_left_out_and_counted(ready, tmp_path):
@@ -269,7 +483,7 @@ def test_a_gene_without_variance_in_a_fold_is_left_out_and_counted(ready, tmp_pa
     counts[(ready.obs["patient"] == patient).to_numpy(), ready.var_names.get_loc(gene)] = 0
     ready.X = counts.tocsr()
     genes = list(ready.var_names[ready.var["gdml_panel"]])
-    found = gdml.tl.cross_validate(ready, "ridge", groups="patient", normalize={"genes": genes}, save_to=tmp_path)
+    found = gdml.tl.cross_validate(ready, "ridge", group_key="patient", normalize={"genes": genes}, save_to=tmp_path)
     assert found.runs.set_index("fold").n_constant.to_dict()[patient] == 1
     here = found.scores[(found.scores.fold == patient) & (found.scores.gene == gene)]
     assert here.pcc.isna().all() and found.slides().pcc_a.notna().all()
@@ -283,8 +497,8 @@ def test_a_gene_without_variance_in_a_fold_is_left_out_and_counted(ready, tmp_pa
         ({"model": ["ridge", "ridge"]}, ValueError, "give different names"),
         ({"model": {"a": {"model": "ridge", "confg": {}}}}, ValueError, r"`model\['a'\]` has no option 'confg'"),
         ({"model": {"a": {"model": "ridge", "config": {"alpha": 1}}}}, ValueError, "`config` has no field 'alpha'"),
-        ({"groups": "patients"}, KeyError, "`groups` is 'patients'.*Did you mean 'patient'"),
-        ({"groups": "patient", "folds": 3}, ValueError, "`folds` asks for 3 folds, but there are 2 groups"),
+        ({"group_key": "patients"}, KeyError, "`group_key` is 'patients'.*Did you mean 'patient'"),
+        ({"group_key": "patient", "folds": 3}, ValueError, "at least 3 groups.* there are 2 groups"),
         ({"protocol": "nestd"}, ValueError, "`protocol` is 'nestd'. Did you mean 'nested'"),
         ({"seeds": 0}, ValueError, "`seeds` is 0"),
         ({"seeds": [1, 1]}, ValueError, "different seeds"),
@@ -320,7 +534,7 @@ def test_a_copied_slide_is_found_by_its_counts(ready, tmp_path):
     ready = ready[np.sort(np.r_[rows_a[:n], rows_b[:n]])].copy()
     ready.X = np.r_[counts[rows_a[:n]], counts[rows_a[:n][::-1]]]  # the same spots in another order
     with pytest.raises(ValueError, match=f"'{b}' \\(train\\) and '{a}' \\(test\\) have the same counts"):
-        gdml.tl.cross_validate(ready, "ridge", groups="patient", save_to=tmp_path)
+        gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path)
 
 
 def test_missing_steps_are_run(synthetic_adata, tmp_path):

@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 from gdml.models import Output, SpotModel
-from gdml.training import TrainingConfig, make_fabric, make_training_config, predict_rows, train
-from gdml.training.loop import Average, learning_rate_factor, make_optimizer, seeded, validate
+from gdml.training import TrainingConfig
+from gdml.training.config import make_training_config
+from gdml.training.fabric import make_fabric
+from gdml.training.loop import average_weights, learning_rate_factor, make_optimizer, predict, seeded, train, validate
+from gdml.training.sampler import SlideSampler
 
 #: Everything named: the defaults may change.
 PLAIN = TrainingConfig(
@@ -86,7 +89,7 @@ class Scripted(SpotModel):
 
 @pytest.fixture
 def fabric():
-    return make_fabric(torch.device("cpu"), bf16=False)
+    return make_fabric("cpu", precision="fp32")
 
 
 @pytest.fixture
@@ -161,7 +164,7 @@ def test_history_is_the_mean_over_batches(data, fabric):
     with seeded(0, torch.device("cpu")) as generator:
         model = Linear()
         rows = torch.arange(50)[torch.arange(50) % 4 != 0]
-        cuts = list(data.cuts(rows, 16, generator, slides=2))
+        cuts = list(SlideSampler(data.slide, rows, 16, 2, generator))
         losses = [float(model.loss(b, model(b), generator)["loss"].detach()) for b in map(data.batch, cuts)]
     assert run.history["loss"][0] == pytest.approx(np.mean(losses), rel=1e-5)
 
@@ -220,15 +223,15 @@ def test_a_loss_that_is_not_finite(data, fabric, bad):
 def test_average_agrees_with_a_loop():
     torch.manual_seed(0)
     model, decay = Linear(), 0.8
-    average, expected = Average(model, decay), model.linear.weight.detach().clone()
+    average, expected = average_weights(model, decay), model.linear.weight.detach().clone()
     for step in range(1, 60):
         with torch.no_grad():
             model.linear.weight.add_(torch.randn(4, 8))
-        average.update(model)
+        average.update_parameters(model)
         keep = min(decay, step / (step + 10))  # shorter at first
         expected = keep * expected + (1 - keep) * model.linear.weight.detach()
-    torch.testing.assert_close(average.model.linear.weight.detach(), expected)
-    assert average.model.linear.weight is not model.linear.weight
+    torch.testing.assert_close(average.module.linear.weight.detach(), expected)
+    assert average.module.linear.weight is not model.linear.weight
 
 
 def test_the_average_is_what_is_kept(data, fabric):
@@ -291,7 +294,7 @@ def test_predictions_come_in_the_order_asked(data, fabric):
     with torch.no_grad():
         expected = model(data.batch(rows)).prediction
     for size in (3, 100):
-        values, embedding = predict_rows(model, data, rows, fabric, batch_size=size)
+        values, embedding = predict(model, data, fabric, rows=rows, batch_size=size)
         torch.testing.assert_close(values, expected)
         assert embedding is None and values.dtype == torch.float32
 
@@ -300,7 +303,7 @@ def test_validation_scores_slide_by_slide(data, fabric):
     torch.manual_seed(0)
     model, rows = Linear(), torch.arange(10, 45)
     pcc, mse = validate(model, data, rows, fabric)
-    predicted = predict_rows(model, data, rows, fabric)[0].numpy()
+    predicted = predict(model, data, fabric, rows=rows)[0].numpy()
     truth, slide = data.expression[rows].numpy(), data.slide[rows].numpy()
     by_loop = [
         np.mean([np.corrcoef(truth[slide == s, g], predicted[slide == s, g])[0, 1] for s in (0, 1)]) for g in range(4)
@@ -311,7 +314,7 @@ def test_validation_scores_slide_by_slide(data, fabric):
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_fabric(bf16):
-    fabric = make_fabric(torch.device("cpu"), bf16=bf16)
+    fabric = make_fabric("cpu", precision="bf16" if bf16 else "fp32")
     assert fabric.device == torch.device("cpu") and fabric.world_size == 1
     x = torch.ones(2, 2)
     with fabric.autocast():
@@ -319,7 +322,7 @@ def test_fabric(bf16):
 
 
 def test_bf16_trains_too(data):
-    half = make_fabric(torch.device("cpu"), bf16=True)
+    half = make_fabric("cpu", precision="bf16")
     model, run = train_linear(data, half, max_epochs=20, learning_rate=0.05)
     assert model.linear.weight.dtype == torch.float32
     assert run.history["val_pcc"].max() > 0.8

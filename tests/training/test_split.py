@@ -3,7 +3,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gdml.training import split_by_block, split_by_group
+from gdml.training.split import split_by_block, split_by_group
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 seeds = st.integers(0, 1000)
@@ -47,6 +47,7 @@ def test_blocks_keep_their_distance(make_data, lengths, fraction, margin, seed):
     except ValueError as error:
         assert "validation_fraction" in str(error)
         return
+    xy = data.parts.xy
     train, held = set(split.train.tolist()), set(split.validation.tolist())
     assert train and len(held) >= 3 and not train & held and split.by == "block"
     for slide in range(len(lengths)):
@@ -54,19 +55,19 @@ def test_blocks_keep_their_distance(make_data, lengths, fraction, margin, seed):
         assert len(held & set(rows)) == round(fraction * len(rows))
         for t in train & set(rows):
             for v in held & set(rows):
-                assert float((data.xy[t] - data.xy[v]).abs().max()) >= margin
+                assert float((xy[t] - xy[v]).abs().max()) >= margin
         # nobody is left out but for the margin
         for i in set(rows) - train - held:
-            assert any(float((data.xy[i] - data.xy[v]).abs().max()) < margin for v in held & set(rows))
+            assert any(float((xy[i] - xy[v]).abs().max()) < margin for v in held & set(rows))
 
 
 def test_no_region_of_a_training_spot_shows_a_held_out_tile(make_data):
     # a region of 5 x 5 tiles and a tile of 1 overlap unless x or y differ by 3: diagonals count in full
-    data = make_data((400,), width=10)
-    data.xy = data.xy / 1.8 * 2.9 @ torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / 2**0.5  # turned by 45 degrees
+    xy = make_data((400,), width=10).parts.xy / 1.8 * 2.9 @ torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / 2**0.5
+    data = make_data((400,), width=10, xy=xy)  # turned by 45 degrees
     split = split_by_block(data, 0.2, 3.0, generator(0))
     for t in split.train.tolist():
-        apart = (data.xy[split.validation] - data.xy[t]).abs()
+        apart = (xy[split.validation] - xy[t]).abs()
         assert not ((apart[:, 0] < 2.5 + 0.5) & (apart[:, 1] < 2.5 + 0.5)).any()
 
 
@@ -74,7 +75,7 @@ def test_a_block_is_one_end_of_the_tissue(make_data):
     data = make_data((72,), width=6)  # 12 rows of 6: the long axis is y
     ends = set()
     for seed in range(20):
-        y = data.grid[split_by_block(data, 0.25, 1.0, generator(seed)).validation][:, 0]
+        y = data.parts.grid[split_by_block(data, 0.25, 1.0, generator(seed)).validation][:, 0]
         ends.add((int(y.min()), int(y.max())))
     assert ends == {(0, 2), (9, 11)}
 

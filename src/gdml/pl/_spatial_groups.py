@@ -141,6 +141,6 @@ def unit_of(adata: AnnData, keys: Sequence[str]) -> str:
         record = stored.get(_keys.PREDICT, {}).get(_keys.NORMALIZATION) or stored.get(_keys.NORMALIZATION)
         if record:
             norm = Normalization.from_dict(record)
-            per = f"counts per {norm.target_sum:,.0f}"
+            per = "counts" if norm.order == "none" else f"counts per {norm.target_sum:,.0f}"
             return {"e": f"ln({per} + 1)", "2": f"log2({per} + 1)", "10": f"log10({per} + 1)", "none": per}[norm.log]
     return "expression"

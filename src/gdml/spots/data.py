@@ -1,4 +1,8 @@
-"""From the rows of an AnnData to the tensors of a run."""
+"""From resolved spots to the data of a run."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,63 +12,106 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from gdml import _keys
-from gdml.training import SpotData
+from gdml._provenance import provenance_key, spots_digest
+from gdml.features import read_head
+from gdml.features.bank import MemoryBank, TileBank
+from gdml.training.data import SlideSpots, SpotData
 
-from .coordinates import libraries, spot_coordinates
 from .counts import raw_counts
 from .features import load_features
-from .grid import grid_positions
+from .resolve import Spots
 
 
 def spot_data(
-    adata: AnnData,
+    spots: Spots,
     *,
-    key: str,
     expression: NDArray[np.float32] | None = None,
     counts: NDArray[np.float32] | None = None,
-    groups: dict[str, str] | None = None,
+    group_key: str | None = None,
+    all_counts: Any = None,
 ) -> tuple[SpotData, NDArray[np.intp]]:
-    """Gather features, geometry and expression of all spots.
+    """Index the features, geometry and expression of all spots; features stay on disk.
 
     Parameters
     ----------
-    adata
-        Tiled and embedded spots.
-    key
-        Name under which they were.
-    expression
-        (n_obs, n_genes), rows as in ``adata``.
-    counts
-        (n_obs, n_genes) raw counts.
-    groups
-        Group of each slide; by default each slide is its own.
+    spots
+        Tiled and embedded.
+    expression, counts
+        (n_obs, n_genes) float32 targets and raw counts of the panel genes, rows as in the AnnData.
+    group_key
+        Column with the group of each slide; None: each slide is its own.
+    all_counts
+        Raw counts of all genes, n_obs x n_vars, which the keys of the slides then depend on.
 
     Returns
     -------
-    The spots, those of a slide next to each other, and the row of ``adata`` that each came from.
+    data : SpotData
+        The spots of a slide next to each other.
+    order : (n_obs,) int
+        Row of the AnnData that each spot comes from.
     """
-    tiles = adata.uns[key][_keys.TILES]
-    xy = spot_coordinates(adata, tiles["spatial_key"])
-    by_slide = libraries(adata, tiles["library_key"], spatial_key=tiles["spatial_key"])
-    features = load_features(adata, key=key)
-    names = list(by_slide)
-    order = np.concatenate([by_slide[name] for name in names])
-    side = np.concatenate([np.full(len(by_slide[n]), float(tiles["slides"][n]["side_px"])) for n in names])
-    stack = lambda part: torch.from_numpy(np.concatenate([getattr(features[name], part) for name in names]))
-    data = SpotData(
-        tokens=stack("tokens"),
-        pooled=stack("pooled"),
-        neighbors=stack("neighbors"),
-        neighbor_mask=stack("neighbor_mask"),
-        grid=torch.from_numpy(np.concatenate([grid_positions(adata, by_slide[n], xy[by_slide[n]], n) for n in names])),
-        xy=torch.from_numpy((xy[order] / side[:, None]).astype(np.float32)),
-        slide=torch.from_numpy(np.repeat(np.arange(len(names)), [len(by_slide[n]) for n in names])),
-        names=names,
-        groups=[groups[name] if groups else name for name in names],
-        expression=None if expression is None else torch.from_numpy(expression[order]),
-        counts=None if counts is None else torch.from_numpy(counts[order]),
+    tiles = spots.record(_keys.TILES) or {}
+    groups = spots.groups(group_key)
+    order = np.concatenate(list(spots.slides.values()))
+    slides = []
+    for name, rows in spots.slides.items():
+        bank = _bank_rows(spots, name)
+        side = float(tiles["slides"][name]["side_px"])
+        xy = (spots.xy[rows] / side).astype(np.float32)
+        grid = spots.grid(name)
+        key = slide_key(spots, name, grid, None if all_counts is None else all_counts[rows])
+        slides.append(SlideSpots(name, groups[name], *bank, grid, xy, key))
+    as_tensor = lambda part: None if part is None else torch.from_numpy(part[order])
+    return SpotData(slides, as_tensor(expression), as_tensor(counts)), order
+
+
+def slide_key(spots: Spots, slide: str, grid: NDArray[np.int64], counts: Any = None) -> str:
+    """Provenance key of a slide: whatever its features, positions or counts depend on.
+
+    Parameters
+    ----------
+    spots
+        Tiled and embedded.
+    slide
+        Name of the slide.
+    grid
+        (n, 2) position of its spots on the grid.
+    counts
+        Raw counts of its spots, n x n_vars; None where they play no part.
+    """
+    tiles, features = spots.record(_keys.TILES) or {}, spots.record(_keys.FEATURES) or {}
+    of_slide = tiles["slides"][slide]
+    return provenance_key(
+        {
+            "image": _image(of_slide, features, slide),
+            "geometry": {
+                **{name: str(of_slide.get(name)) for name in ("um_per_px", "side_px")},
+                **{name: str(tiles[name]) for name in ("tile_px", "n_side")},
+                "neighbors": str(features.get("neighbors")),
+            },
+            "encoder": {name: str(features.get(name)) for name in ("identity", "precision", "tokens")},
+            "grid": hashlib.blake2b(grid.astype("<i8").tobytes(), digest_size=16).hexdigest(),
+            "spots": spots_digest(spots.xy[spots.slides[slide]], counts),
+        }
     )
-    return data, order
+
+
+def _image(of_slide: dict[str, Any], features: dict[str, Any], slide: str) -> str:
+    """Fingerprint of the image of a slide, as recorded, or as its feature store has it."""
+    if "fingerprint" in of_slide:
+        return str(of_slide["fingerprint"])
+    return str(read_head(Path(str(features["stores"]["0"]["own"][slide])))["spec"]["image"])
+
+
+def _bank_rows(spots: Spots, slide: str) -> tuple[TileBank, NDArray[np.int32], NDArray[np.int32]]:
+    """Tile bank of a slide, with the rows of its spots' own tiles and of their neighbours."""
+    part = spots.adata[spots.slides[slide]]
+    ((_, found),) = load_features(part, key=spots.key).items()
+    n = len(found.pooled)
+    around = np.full(found.neighbor_mask.shape, -1, np.int32)
+    around[found.neighbor_mask] = n + np.arange(found.neighbor_mask.sum())
+    bank: Any = MemoryBank(found.tokens, np.concatenate([found.pooled, found.neighbors[found.neighbor_mask]]))
+    return bank, np.arange(n, dtype=np.int32), around
 
 
 def panel_counts(adata: AnnData, panel: pd.Index, layer: str | None) -> NDArray[np.float32]:

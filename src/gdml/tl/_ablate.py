@@ -8,10 +8,18 @@ import pandas as pd
 from anndata import AnnData
 
 from gdml import _keys
+from gdml._errors import did_you_mean, renamed
+from gdml._progress import tell
+from gdml.spots.resolve import Spots
 
-from ._arguments import resolve_settings
 from ._comparison import Comparison
+from ._cross_validate import as_comparison, compare_models
 
+_FABRIC = ("device", "precision", "devices", "strategy", "num_nodes")
+_OPTIONS = (
+    *("group_key", "folds", "protocol", "seeds", "normalize", "validation", "validation_fraction"),
+    *("allow_shared_groups", "save_to", *_FABRIC),
+)
 Grid = Mapping[str, Sequence[Any] | Mapping[str, Mapping[str, Any]]]
 
 
@@ -25,12 +33,13 @@ def ablate(
     training: Mapping[str, Any] | None = None,
     max_epochs: int | None = None,
     key: str = _keys.KEY,
+    groups: str | None = None,
     **options: Any,
 ) -> Comparison:
     """Change the settings of a model one at a time, and compare on the same folds.
 
-    Every value of every field of ``grid`` is one variant of the model, beside the model as it is. Runs are done, kept
-    and skipped as by :func:`gdml.tl.cross_validate`; nothing but missing tiles and features is written to ``adata``.
+    Every value of every field of ``grid`` is one variant of the model, in addition to the unchanged model. Runs are
+    done, kept and skipped as by :func:`gdml.tl.cross_validate`; only missing tiles and features are written to ``adata``.
 
     Parameters
     ----------
@@ -47,13 +56,15 @@ def ablate(
         The model that is varied, as in :func:`gdml.tl.fit`.
     key
         Name under which tiles, features and normalisation are stored.
+    groups
+        Former name of ``group_key``.
     **options
-        Of :func:`gdml.tl.cross_validate`: ``groups``, ``folds``, ``protocol``, ``seeds``, ``save_to``, ...
+        Of :func:`gdml.tl.cross_validate`: ``group_key``, ``folds``, ``protocol``, ``seeds``, ``save_to``, ...
 
     Returns
     -------
     :class:`gdml.tl.Comparison`, whose ``variants`` tells for each model label the ``field`` that was changed
-    (empty for the model as it is), the value of every varied field, and whether it is the ``default``.
+    (empty for the unchanged model), the value of every varied field, and whether it is the ``default``.
 
     Raises
     ------
@@ -67,11 +78,16 @@ def ablate(
     Examples
     --------
     >>> import gdml
-    >>> found = gdml.tl.ablate(adata, "gene-dml", {"group_weight": [0, 0.24, 1]}, groups="patient")  # doctest: +SKIP
+    >>> found = gdml.tl.ablate(adata, "gene-dml", {"group_weight": [0, 0.24, 1]}, group_key="patient")  # doctest: +SKIP
     >>> found.compare("gene-dml")  # doctest: +SKIP
     """
-    from ._compare import compare_models, comparison
+    from gdml.training.candidates import resolve_settings
 
+    for name in options:
+        if name not in _OPTIONS:
+            raise TypeError(f"gdml.tl.ablate has no argument {name!r}. {did_you_mean(name, _OPTIONS)}")
+    options["group_key"] = renamed("groups", groups, "group_key", options.get("group_key"))
+    options["fabric"] = {name: options.pop(name) for name in _FABRIC if name in options}
     model_class, base, _ = resolve_settings(model, preset, config, training, max_epochs)
     grid = model_class.published_grids(base) if grid is None else grid
     if not grid:
@@ -95,15 +111,16 @@ def ablate(
             label = f"{field}={name}"
             candidates[label] = {**own, "config": {**own["config"], **changes}}
             variants[label] = {"field": field, "default": False, **default, field: name}
-    results, plan = compare_models(adata, candidates, key=key, **options)
-    found = comparison(plan, results)
+    plan, results = compare_models(Spots.resolve(adata, key=key), candidates, **options)
+    found = as_comparison(plan, results, options.get("allow_shared_groups", False))
     found.variants = pd.DataFrame.from_dict(variants, orient="index")
     found.variants.index.name = "model"
+    tell(f"ablate: {found.line()}")
     return found
 
 
 def _named(field: str, values: Any) -> dict[Any, dict[str, Any]]:
-    """Give the changes of the config by the value (or name) that stands for them."""
+    """List the changes of the config by the value, or name, that stands for them."""
     if isinstance(values, Mapping):
         return {name: dict(changes) for name, changes in values.items()}
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
@@ -112,7 +129,7 @@ def _named(field: str, values: Any) -> dict[Any, dict[str, Any]]:
 
 
 def _default(values: Any, base: Any, field: str) -> Any:
-    """Value, or name, that the model as it is has."""
+    """Value, or name of the settings, of the unchanged model."""
     fields = asdict(base)
     if not isinstance(values, Mapping):
         return fields.get(field)

@@ -10,13 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gdml import metrics
-from gdml._errors import did_you_mean
+from gdml._errors import count, did_you_mean
 
 #: Scores in the order of the tables.
 METRICS = ("pcc_a", "pcc_h", "pcc_h_best", "spearman", "mse", "mae")
 _ERRORS = ("mse", "mae")  # means over spots, where the others are means over slides
 _UNIT = ["fold", "slide"]
+_OVER = ["interval_over", "n_groups", "n_slides"]
 N_HIGH = 50
+#: Groups that an interval over groups needs at least: fewer say next to nothing about the next patient.
+MIN_GROUPS = 5
 _N_BOOTSTRAP = 2000
 
 
@@ -27,9 +30,9 @@ class Comparison:
     Parameters
     ----------
     scores
-        A row for each model, fold, seed, slide and gene: ``pcc``, ``spearman`` (NaN where the gene is constant),
-        ``mse``, ``mae``, ``n_spots`` of the slide, and ``high``, whether the run's validation split found the gene
-        among its 50 best.
+        A row for each model, fold, seed, slide and gene: ``group`` of the slide, ``pcc``, ``spearman`` (NaN where the
+        gene is constant), ``mse``, ``mae``, ``n_spots`` of the slide, and ``high``, whether the gene is among the 50
+        best on the run's validation split.
     runs
         A row for each model, fold and seed: ``status`` (``"done"`` or ``"failed"``), ``error``, ``epoch``,
         ``seconds``, ``parameters``, ``n_train``, ``n_test``, ``n_genes``, ``n_constant`` (genes without variance in a
@@ -37,11 +40,13 @@ class Comparison:
     protocol
         ``"nested"``, ``"paper"`` or ``"hest-bench"``.
     note
-        What has to be said wherever a score stands; empty where there is nothing.
+        Caveat shown with every score; may be empty.
     optimistic
         Whether the test slides had a part in a choice.
     variants
         Of an ablation: the values of the varied fields by model.
+    group_key
+        Column that the groups come from; None where each slide is its own group.
     """
 
     scores: pd.DataFrame
@@ -50,18 +55,39 @@ class Comparison:
     note: str = ""
     optimistic: bool = False
     variants: pd.DataFrame = field(default_factory=pd.DataFrame)
+    group_key: str | None = None
 
     def __repr__(self) -> str:
-        done = int((self.runs["status"] == "done").sum())
-        head = f"Comparison: {self.runs['model'].nunique()} models, {done} of {len(self.runs)} runs, protocol {self.protocol!r}"
-        text = head + (f"\n{self.note}" if self.note else "")
-        return text + (f"\n{self.summary().to_string()}" if done else "")
+        parts = [f"Comparison: {self.line()}", self.note, self._about_intervals()]
+        if self.models:
+            parts.append(self._as_text().to_string())
+        return "\n".join(filter(None, parts))
 
     def _repr_html_(self) -> str:
-        done = int((self.runs["status"] == "done").sum())
         note = f"<p><b>{self.note}</b></p>" if self.note else ""
-        table = self.summary().to_html() if done else ""
-        return f"<p>{self.runs['model'].nunique()} models, {done} of {len(self.runs)} runs, protocol {self.protocol!r}</p>{note}{table}"
+        table = self._as_text().to_html() if self.models else ""
+        return f"<p>{self.line()}</p>{note}<p>{self._about_intervals()}</p>{table}"
+
+    def line(self) -> str:
+        """Describe the comparison in one line: models, runs, failures and protocol."""
+        done = int((self.runs["status"] == "done").sum())
+        failed = f", {len(self.runs) - done} FAILED, see .runs" if done < len(self.runs) else ""
+        models = count(self.runs["model"].nunique(), "model")
+        return f"{models}, {done} of {len(self.runs)} runs{failed}, protocol {self.protocol!r}"
+
+    def _about_intervals(self) -> str:
+        """Say what the intervals are over."""
+        slides = self._of_slides
+        if slides["slide"].nunique() < 2:
+            return ""
+        over = _over(slides, self.group_key)
+        text = f"Intervals over {over['interval_over']}: {count(over['n_slides'], 'slide')}"
+        if self.group_key is None:
+            return f"{text}, each taken for its own group."
+        text += f" of {count(over['n_groups'], 'group')} ({self.group_key})"
+        if over["interval_over"] == "slides":
+            text += f"; with fewer than {MIN_GROUPS} groups there is no interval over groups"
+        return f"{text}."
 
     @property
     def models(self) -> list[str]:
@@ -73,7 +99,7 @@ class Comparison:
 
         Returns
         -------
-        A row for each model, fold and slide: ``n_spots`` and
+        A row for each model, fold and slide: ``group``, ``n_spots`` and
 
         ``pcc_a``, ``spearman``, ``mse``, ``mae``
             Means over genes.
@@ -84,15 +110,21 @@ class Comparison:
             the score itself: **optimistic**, and what is published as PCC(H).
         """
         keys = ["model", *_UNIT]
-        found = self._by_seed.groupby(keys, sort=False).mean(numeric_only=True).drop(columns="seed")
-        return found.astype({"n_spots": int}).reset_index()
+        by_slide = self._by_seed.groupby(keys, sort=False)
+        found = by_slide.mean(numeric_only=True).drop(columns="seed").astype({"n_spots": int})
+        found.insert(0, "group", by_slide["group"].first())
+        return found.reset_index()
 
     def intervals(
         self, *, by_fold: bool = False, level: float = 0.95, n_bootstrap: int = _N_BOOTSTRAP, seed: int = 0
     ) -> pd.DataFrame:
-        """Means of the scores with bootstrap intervals over slides.
+        """Means of the scores with bootstrap intervals.
 
-        Slides are drawn with replacement (percentile bootstrap, Efron 1979); the same draws serve all models.
+        Slides of one group resemble each other, so whole groups are drawn with replacement (cluster bootstrap,
+        percentile intervals; Efron 1979, Field and Welsh 2007). Where there are fewer than five groups, or none were
+        named, there is no interval over groups, and slides are drawn: such an interval says nothing about other
+        patients. A slide that is scored in several folds counts once, with the mean of its scores. The same draws serve
+        all models.
 
         Parameters
         ----------
@@ -108,25 +140,26 @@ class Comparison:
         Returns
         -------
         A row for each model and metric (and fold): ``mean``, over slides (errors: over spots); ``low`` and ``high``,
-        NaN where there is one slide; ``sd_folds``, standard deviation of the folds' means; ``sd_seeds``, standard
-        deviation over seeds of the mean.
+        NaN where there is one slide; ``interval_over``, ``"groups"`` or ``"slides"`` (``""`` without an interval);
+        ``n_groups`` and ``n_slides`` that the mean is over; ``sd_folds``, standard deviation of the folds' means;
+        ``sd_seeds``, standard deviation over seeds of the mean.
         """
         slides, by_seed = self.slides(), self._by_seed
         keys = ["fold", "model"] if by_fold else ["model"]
         rows = []
         for key, part in slides.groupby(keys, sort=False):
             here = by_seed[(by_seed[keys] == list(key)).all(axis=1)]
+            once = _once(part)
             for metric in METRICS:
-                mean = _mean(part, metric)
-                drawn = _bootstrap(part, metric, n_bootstrap, seed)
+                scored = once.dropna(subset=metric)
                 rows.append(
                     {
                         **dict(zip(keys, key, strict=True)),
                         "metric": metric,
-                        "mean": mean,
-                        **_interval(drawn, level),
+                        "mean": _mean(scored, metric),
+                        **_interval(scored, metric, self.group_key, level, n_bootstrap, seed),
                         "sd_folds": _sd([_mean(p, metric) for _, p in part.groupby("fold")]),
-                        "sd_seeds": _sd([_mean(p, metric) for _, p in here.groupby("seed")]),
+                        "sd_seeds": _sd([_mean(_once(p), metric) for _, p in here.groupby("seed")]),
                     }
                 )
         return pd.DataFrame(rows)
@@ -153,8 +186,9 @@ class Comparison:
 
         Returns
         -------
-        A row for each other model: mean ``difference`` with ``low`` and ``high``, and ``n_better``, the number of
-        slides (of ``n_slides`` that both predicted) on which it scores better.
+        A row for each other model: mean ``difference`` with ``low``, ``high``, ``interval_over``, ``n_groups`` and
+        ``n_slides`` as in :meth:`intervals`, over the slides that both models predicted, and ``n_better``, the number of
+        these slides on which it scores better.
 
         Raises
         ------
@@ -168,10 +202,11 @@ class Comparison:
         base = slides.loc[slides["model"] == reference]
         rows = []
         for model in self.models:
-            other = slides.loc[slides["model"] == model]
             if model == reference:
                 continue
-            both = other[["n_spots"]].join((other[metric] - base[metric]).rename(metric)).dropna().reset_index()
+            other = slides.loc[slides["model"] == model]
+            both = other[["group", "n_spots"]].join((other[metric] - base[metric]).rename(metric))
+            both = _once(both.dropna().reset_index())
             better = both[metric] < 0 if metric in _ERRORS else both[metric] > 0
             rows.append(
                 {
@@ -179,33 +214,41 @@ class Comparison:
                     "reference": reference,
                     "metric": metric,
                     "difference": _mean(both, metric),
-                    **_interval(_bootstrap(both, metric, n_bootstrap, seed), level),
+                    **_interval(both, metric, self.group_key, level, n_bootstrap, seed),
                     "n_better": int(better.sum()),
-                    "n_slides": len(both),
                 }
             )
         return pd.DataFrame(rows)
 
     def summary(self, metrics: Sequence[str] = METRICS, *, by_fold: bool = False) -> pd.DataFrame:
-        """Tabulate means with their intervals, for reading.
+        """Tabulate means with their intervals.
 
         Parameters
         ----------
         metrics
-            Columns.
+            Scores to tabulate.
         by_fold
             A row for each fold and model, instead of all slides together.
 
         Returns
         -------
-        Text ``mean [low, high]``, a row a model, with ``seconds`` (of all its runs there) and ``failed`` runs; best
-        PCC(A) first. Under an optimistic protocol the name of the index says so.
+        A row for each model, best PCC(A) first. For each metric three columns of numbers: ``pcc_a``, its mean,
+        ``pcc_a_low`` and ``pcc_a_high``, as in :meth:`intervals`; then ``interval_over``, ``n_groups`` and ``n_slides``,
+        ``seconds`` (of all runs of the model) and ``failed`` runs. Under an optimistic protocol the name of the index
+        says so.
         """
         keys = ["fold", "model"] if by_fold else ["model"]
         found = self.intervals(by_fold=by_fold)
-        found["text"] = [_text(*row) for row in found[["mean", "low", "high"]].to_numpy()]
-        table = found.pivot(index=keys, columns="metric", values="text")[list(metrics)]
-        order = found[found["metric"] == "pcc_a"].set_index(keys)["mean"]
+        wide = found.pivot(index=keys, columns="metric", values=["mean", "low", "high"]).astype(np.float64)
+        columns = {
+            metric + suffix: wide[value, metric]
+            for metric in metrics
+            for value, suffix in (("mean", ""), ("low", "_low"), ("high", "_high"))
+        }
+        table = pd.DataFrame(columns, index=wide.index)
+        over = found[found["metric"] == "pcc_a"].set_index(keys)
+        table[_OVER] = over[_OVER]
+        order = over["mean"]
         if by_fold:
             order = -order.groupby("fold", sort=False).rank()
             places = {fold: i for i, fold in enumerate(dict.fromkeys(self.runs["fold"]))}
@@ -213,23 +256,31 @@ class Comparison:
         else:
             table = table.loc[order.sort_values(ascending=False, kind="stable").index]
         runs = self.runs.groupby(keys)
-        table["seconds"] = runs["seconds"].sum().round().astype(int)
+        table["seconds"] = runs["seconds"].sum()
         table["failed"] = self.runs["status"].eq("failed").groupby([self.runs[k] for k in keys]).sum()
-        table.columns.name = None
         if self.optimistic:
-            table.index.names = [
-                *table.index.names[:-1],
-                f"{table.index.names[-1]} (OPTIMISTIC: {self.protocol} protocol)",
-            ]
+            *others, last = table.index.names
+            table.index.names = [*others, f"{last} (OPTIMISTIC: {self.protocol} protocol)"]
         return table
+
+    def _as_text(self) -> pd.DataFrame:
+        """Format the summary as it is printed: ``mean [low, high]``."""
+        table = self.summary()
+        text = {
+            metric: [_text(*row) for row in table[[metric, f"{metric}_low", f"{metric}_high"]].to_numpy()]
+            for metric in METRICS
+        }
+        found = pd.DataFrame(text, index=table.index)
+        return found.assign(seconds=table["seconds"].round().astype(int), failed=table["failed"])
 
     @cached_property
     def _by_seed(self) -> pd.DataFrame:
         """Scores of each model, fold, slide and seed."""
         keys = ["model", "seed", *_UNIT]
-        scores = self.scores.merge(self._best_genes, on=["model", "seed", "gene"], how="left")
+        scores = self._of_slides.merge(self._best_genes, on=["model", "seed", "gene"], how="left")
         scores["best"] = scores["best"].eq(True)
         found = scores.groupby(keys, sort=False).agg(
+            group=("group", "first"),
             n_spots=("n_spots", "first"),
             pcc_a=("pcc", "mean"),
             spearman=("spearman", "mean"),
@@ -238,7 +289,17 @@ class Comparison:
         )
         for name, chosen in (("pcc_h", "high"), ("pcc_h_best", "best")):
             found[name] = scores[scores[chosen]].groupby(keys)["pcc"].mean()
-        return found.reset_index()[[*keys, "n_spots", *METRICS]]
+        return found.reset_index()[[*keys, "group", "n_spots", *METRICS]]
+
+    @property
+    def _of_slides(self) -> pd.DataFrame:
+        """Scores with the group of each slide; under "hest-bench" all test spots of a fold stand for one slide."""
+        scores = self.scores
+        if "group" not in scores:
+            scores = scores.assign(group=scores["slide"])
+        if self.protocol == "hest-bench":
+            scores = scores.assign(slide=scores["fold"])
+        return scores
 
     @property
     def _best_genes(self) -> pd.DataFrame:
@@ -251,8 +312,23 @@ class Comparison:
         return pd.concat(parts) if parts else pd.DataFrame(columns=["model", "seed", "gene", "best"])
 
 
+def _once(part: pd.DataFrame) -> pd.DataFrame:
+    """One row for each slide: the mean of its scores in several folds."""
+    by_slide = part.groupby("slide", sort=False)
+    found = by_slide.mean(numeric_only=True)
+    found["group"] = by_slide["group"].first()
+    return found.reset_index()
+
+
+def _over(slides: pd.DataFrame, group_key: str | None) -> dict[str, Any]:
+    """Decide what an interval is over, and count groups and slides."""
+    n_groups, n_slides = slides["group"].nunique(), slides["slide"].nunique()
+    over = "groups" if group_key is not None and n_groups >= MIN_GROUPS else "slides"
+    return {"interval_over": over if n_slides > 1 else "", "n_groups": n_groups, "n_slides": n_slides}
+
+
 def _weights(part: pd.DataFrame, metric: str) -> NDArray[np.float64]:
-    """Weight of each slide: its spots for errors, else one; none where it has no score."""
+    """Weight of each slide: its spots for errors, else one."""
     weight = part["n_spots"].to_numpy(np.float64) if metric in _ERRORS else np.ones(len(part))
     return np.where(part[metric].isna(), 0.0, weight)
 
@@ -262,22 +338,28 @@ def _mean(part: pd.DataFrame, metric: str) -> float:
     return float(weight @ value / weight.sum()) if weight.sum() else np.nan
 
 
-def _bootstrap(part: pd.DataFrame, metric: str, n: int, seed: int) -> NDArray[np.float64]:
-    """Means over slides that are drawn with replacement; empty where there are fewer than two."""
-    weight, value = _weights(part, metric), np.nan_to_num(part[metric].to_numpy(np.float64))
-    if (weight > 0).sum() < 2:
-        return np.empty(0)
-    drawn = np.random.default_rng(seed).integers(len(part), size=(n, len(part)))
-    total = weight[drawn].sum(1)
-    means = (weight * value)[drawn].sum(1) / np.where(total > 0, total, np.nan)
-    return means[~np.isnan(means)]
+def _interval(
+    slides: pd.DataFrame, metric: str, group_key: str | None, level: float, n: int, seed: int
+) -> dict[str, Any]:
+    """Percentiles of the mean over groups, or slides, that are drawn with replacement.
 
-
-def _interval(drawn: NDArray[np.float64], level: float) -> dict[str, float]:
-    if not len(drawn):
-        return {"low": np.nan, "high": np.nan}
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return {"low": float(low), "high": float(high)}
+    Parameters
+    ----------
+    slides
+        A row for each slide, all with a score.
+    metric, group_key, level, n, seed
+        As in :meth:`Comparison.intervals`.
+    """
+    over = _over(slides, group_key)
+    low = high = np.nan
+    if over["interval_over"]:
+        unit = pd.factorize(slides[over["interval_over"][:-1]])[0]
+        weight = _weights(slides, metric)
+        total = np.bincount(unit, weight)
+        value = np.bincount(unit, weight * slides[metric].to_numpy(np.float64))
+        drawn = np.random.default_rng(seed).integers(len(total), size=(n, len(total)))
+        low, high = np.quantile(value[drawn].sum(1) / total[drawn].sum(1), [(1 - level) / 2, (1 + level) / 2])
+    return {"low": float(low), "high": float(high), **over}
 
 
 def _sd(values: Sequence[Any]) -> float:

@@ -1,28 +1,42 @@
 """Compare models on folds of a data set."""
 
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from gdml import _keys
+from gdml._errors import did_you_mean, renamed, some
+from gdml._progress import tell
+from gdml._settings import settings
+from gdml.pp import embed, tile
+from gdml.spots.resolve import Spots
+from gdml.spots.undo import all_or_nothing
 
 from ._comparison import Comparison
-from ._folds import Splits
 
 if TYPE_CHECKING:
     import torch
 
     from gdml.encoders.device import Precision
+    from gdml.training.compare import Plan, Results
+    from gdml.training.folds import Splits
+
+#: Columns of ``obs`` that name the patient of a slide in published data.
+_PATIENT = ("patient", "patient_id", "donor", "donor_id", "subject", "subject_id", "individual", "case_id")
 
 
 def cross_validate(
     adata: AnnData,
     model: str | Sequence[str] | Mapping[str, Any] = ("gene-dml", "triplex", "ridge"),
     *,
-    groups: str | None = None,
-    folds: int | Splits | None = None,
+    group_key: str | None = None,
+    folds: "int | Splits | None" = None,
     protocol: Literal["nested", "paper", "hest-bench"] = "nested",
     seeds: int | Sequence[int] = 1,
     normalize: Mapping[str, Any] | None = None,
@@ -32,14 +46,21 @@ def cross_validate(
     allow_shared_groups: bool = False,
     device: "str | torch.device" = "auto",
     precision: "Precision" = "auto",
+    devices: int | list[int] | str = 1,
+    strategy: str = "auto",
+    num_nodes: int = 1,
     save_to: str | os.PathLike[str] | None = None,
     key: str = _keys.KEY,
-) -> Comparison:
+    key_added: str = _keys.KEY,
+    copy: bool = False,
+    groups: str | None = None,
+) -> Comparison | tuple[AnnData, Comparison]:
     """Train and score models on the same folds, features, panels and labels.
 
-    Everything that is learnt, the panel, normalisation constants, exemplars and reference banks included, is learnt
-    on the training slides of each fold. Each finished run is kept on disk: a call that was stopped, called again,
-    does the runs that are missing. A run that fails is reported in ``runs``, and the others go on.
+    Everything that is learnt, including the panel, normalisation constants, exemplars and reference banks, is learnt on
+    the training slides of each fold. Each finished run is kept on disk under its provenance key: a call that was stopped
+    and is repeated does the runs that are missing, and a run on other images, counts, positions, features or settings
+    is another run. A run that fails is reported in ``runs``, and the others continue.
 
     Parameters
     ----------
@@ -49,18 +70,19 @@ def cross_validate(
         A name of :func:`gdml.models.list_models`, several, or a mapping from labels of your choice to a name or to
         the options of :func:`gdml.tl.fit` (``model``, ``preset``, ``config``, ``training``, ``max_epochs``):
         ``{"ridge": "ridge", "wide": {"model": "gene-dml", "config": {"width": 512}}}``.
-    groups
+    group_key
         Column of ``adata.obs`` with the group (patient) of each slide, which is never split. None: each slide is its
         own group.
     folds
-        None: leave one group out. A number: so many folds, groups dealt at random with the first of ``seeds``. Or the
-        splits: ``{"to C6": (["C2", "C3"], ["C6"])}``, slides to learn from and slides to score by name.
+        None: leave one group out. A number: that many folds, groups assigned at random with the first of ``seeds``. Or
+        the splits: ``{"to C6": (["C2", "C3"], ["C6"])}``, slides to learn from and slides to score by name.
     protocol
         ``"nested"``: the epoch is chosen on a validation split of the training slides, as in :func:`gdml.tl.fit`.
         ``"paper"``: the practice of Gene-DML's and TRIPLEX's public code, panel-wise ``log10`` labels smoothed over
         neighbours, and the epoch chosen on the **test fold** itself: optimistic, and labelled so.
-        ``"hest-bench"``: 50 highly variable genes, correlations over all test spots of a fold, and the probe of the
-        HEST benchmark :cite:p:`Jaume2024` as ``"ridge"``.
+        ``"hest-bench"``: the HEST benchmark :cite:p:`Jaume2024`. Labels are ``log1p`` of raw counts, not scaled to a
+        total; 50 highly variable genes are chosen on all slides, test slides included; correlations are over all test
+        spots of a fold; and ``"ridge"`` is its probe (256 principal components, a fixed penalty, no intercept).
     seeds
         Number of seeds, from 0, or the seeds themselves. Models in closed form are run once.
     normalize
@@ -75,16 +97,25 @@ def cross_validate(
         Accept given splits with a group on both sides: the score is then of a known patient.
     device, precision
         As in :func:`gdml.tl.fit`.
+    devices, strategy, num_nodes
+        Devices that train one model together, as in :class:`lightning_fabric.Fabric`.
     save_to
-        Folder for finished runs; by default one in ``gdml.settings.cache_dir``.
+        Folder for finished runs; by default one in ``gdml.settings.cache_dir``. It is checked before the first run that
+        it can be written to.
     key
         Name under which tiles, features and normalisation are stored.
+    key_added
+        Start of the names of results, ``"{key_added}_{model}"``.
+    copy
+        Write to a copy of ``adata``, and return it too.
+    groups
+        Former name of ``group_key``.
 
     Returns
     -------
     :class:`gdml.tl.Comparison`: ``scores`` by gene, slide, fold and seed; tables of means with bootstrap intervals
     (``summary()``, ``intervals()``), of paired differences (``compare("ridge")``), of slides (``slides()``), and of
-    ``runs``. Sets, for each model:
+    ``runs``. With ``copy=True`` the copy of ``adata`` comes first. Writes, for each model:
 
     ``.obsm['gdml_{model}']`` : DataFrame, float32, n_obs x genes
         Prediction of each spot from the fold in which it was scored (the first one, where several are given), of the
@@ -99,10 +130,17 @@ def cross_validate(
     Raises
     ------
     KeyError
-        If ``groups`` is no column of ``obs``, or coordinates are missing.
+        If ``group_key`` is no column of ``obs``, or coordinates are missing.
     ValueError
         If an argument is not valid; if there are fewer groups than folds; if a group, a slide, or a copy of a slide
         (found by the hash of its counts) is on both sides; if a model needs parts that were not embedded.
+    OSError
+        If the folder of finished runs can't be written to.
+
+    Warns
+    -----
+    UserWarning
+        If ``group_key`` is None, and a column such as ``"patient"`` says that slides belong together.
 
     See Also
     --------
@@ -113,16 +151,15 @@ def cross_validate(
     --------
     >>> import gdml
     >>> adata = gdml.datasets.her2st(["B4", "C2", "C3"])  # doctest: +SKIP
-    >>> found = gdml.tl.cross_validate(adata, ["ridge", "stnet"], groups="patient")  # doctest: +SKIP
+    >>> found = gdml.tl.cross_validate(adata, ["ridge", "stnet"], group_key="patient")  # doctest: +SKIP
     >>> found.compare("ridge")  # doctest: +SKIP
     """
-    from ._compare import compare_models, comparison
-    from ._run_folds import write_predictions
-
-    result, plan = compare_models(
-        adata,
+    group_key = renamed("groups", groups, "group_key", group_key)
+    spots = Spots.resolve(adata, key=key, copy=copy)
+    plan, results = compare_models(
+        spots,
         model,
-        groups=groups,
+        group_key=group_key,
         folds=folds,
         protocol=protocol,
         seeds=seeds,
@@ -131,10 +168,148 @@ def cross_validate(
         validation_fraction=validation_fraction,
         max_epochs=max_epochs,
         allow_shared_groups=allow_shared_groups,
-        device=device,
-        precision=precision,
+        fabric={
+            "device": device,
+            "precision": precision,
+            "devices": devices,
+            "strategy": strategy,
+            "num_nodes": num_nodes,
+        },
         save_to=save_to,
-        key=key,
     )
-    write_predictions(adata, plan, result, key)
-    return comparison(plan, result)
+    _write_predictions(spots.adata, plan, results, key_added)
+    found = as_comparison(plan, results, allow_shared_groups)
+    tell(f"cross_validate: {found.line()}; predictions in obsm['{_keys.of_model('<model>', key_added)}']")
+    return (spots.adata, found) if copy else found
+
+
+def compare_models(
+    spots: Spots,
+    model: str | Sequence[str] | Mapping[str, Any],
+    *,
+    group_key: str | None = None,
+    folds: "int | Splits | None" = None,
+    protocol: str = "nested",
+    seeds: int | Sequence[int] = 1,
+    normalize: Mapping[str, Any] | None = None,
+    validation: str | None = "auto",
+    validation_fraction: float = 0.2,
+    max_epochs: int | None = None,
+    allow_shared_groups: bool = False,
+    fabric: Mapping[str, Any] | None = None,
+    save_to: str | os.PathLike[str] | None = None,
+) -> "tuple[Plan, Results]":
+    """Run what :func:`gdml.tl.cross_validate` describes; nothing but missing tiles and features is written."""
+    from gdml.spots.folds import FoldMaker
+    from gdml.training.candidates import get_protocol, make_candidates
+    from gdml.training.compare import Plan, run_plan
+    from gdml.training.fabric import make_fabric
+    from gdml.training.folds import check_groups, check_twins, make_folds
+    from gdml.training.split import check_split_arguments
+
+    rules = get_protocol(protocol)
+    candidates = make_candidates(model, rules.presets, max_epochs)
+    check_split_arguments(validation, validation_fraction)
+    numbers = _seeds(seeds)
+    if group_key is not None and group_key not in spots.adata.obs:
+        hint = did_you_mean(group_key, spots.adata.obs.columns)
+        raise KeyError(f"`group_key` is {group_key!r}, which is no column of obs. {hint}")
+    if group_key is None:
+        _warn_of_patients(spots)
+    made = make_fabric(**(fabric or {}))
+
+    with all_or_nothing(spots.adata, spots.key):
+        _run_missing_steps(spots)
+        needs = set().union(*(candidate.model.needs for candidate in candidates))
+        source = FoldMaker(spots, group_key=group_key, normalize={**rules.normalize, **(normalize or {})}, needs=needs)
+        groups = {name: slide.group for name, slide in source.slides.items()}
+        found = make_folds(groups, folds, seed=numbers[0])
+        check_groups(found, groups, allow_shared=allow_shared_groups, column=group_key or "slide")
+        check_twins(found, {name: slide.counts for name, slide in source.slides.items()})
+        folder = Path(save_to).expanduser() if save_to is not None else settings.cache_dir / "runs"
+        how = validation, validation_fraction, group_key
+        plan = Plan(source, found, candidates, numbers, rules, made, folder, *how)
+        return plan, run_plan(plan)
+
+
+def as_comparison(plan: "Plan", results: "Results", shared_groups: bool) -> Comparison:
+    """Make the result, with the caveats that are shown with its scores."""
+    notes = [plan.protocol.note]
+    if plan.source.normalization.smooth:
+        notes.append("Labels are smoothed over neighbouring spots.")
+    if shared_groups:
+        notes.append(f"Slides of one {plan.group_key or 'slide'} may be on both sides of a split.")
+    note = " ".join(filter(None, notes))
+    rules = plan.protocol
+    return Comparison(results.scores, results.runs, rules.name, note, rules.select_on_test, group_key=plan.group_key)
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    numbers = list(range(seeds)) if isinstance(seeds, int | np.integer) else [int(seed) for seed in seeds]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"`seeds` is {seeds!r}; give a number of one or more, or different seeds.")
+    return numbers
+
+
+def _warn_of_patients(spots: Spots) -> None:
+    """Warn where a column says that slides belong together, and nobody named it."""
+    columns = {str(column).lower(): column for column in spots.adata.obs.columns}
+    for name in _PATIENT:
+        if name not in columns:
+            continue
+        values = spots.adata.obs[columns[name]]
+        by_slide = [set(values.iloc[rows].dropna()) for rows in spots.slides.values()]
+        if len(set().union(*by_slide)) < len(by_slide):
+            warnings.warn(
+                f"obs[{columns[name]!r}] says that slides belong together ({some(sorted(set().union(*by_slide), key=str))}), "
+                "but each slide is taken for its own group: a model is scored on patients that it has learnt from. "
+                f"Pass group_key={columns[name]!r} to keep them apart.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return
+
+
+def _run_missing_steps(spots: Spots) -> None:
+    for part, step, run in (
+        (_keys.TILES, "tile", lambda: tile(spots.adata, key_added=spots.key)),
+        (_keys.FEATURES, "embed", lambda: embed(spots.adata, key=spots.key)),
+    ):
+        if spots.record(part) is None:
+            tell(f"cross_validate: running gdml.pp.{step}(adata) with its defaults")
+            run()
+
+
+def _write_predictions(adata: AnnData, plan: "Plan", results: "Results", key_added: str) -> None:
+    """Write the predictions of each model, and the measured expression of the same spots."""
+    panel = pd.Index([]).append([pd.Index(panel) for _, panel, _ in results.data.values()]).unique()
+    panel = adata.var_names[adata.var_names.isin(panel)]
+
+    def spread(values_of: Callable[[str], Any]) -> pd.DataFrame:
+        """Values of every fold in their place; those of the first fold where a spot is in several."""
+        spread = np.full((adata.n_obs, len(panel)), np.nan, np.float32)
+        for name, (rows, genes, _) in reversed(results.data.items()):
+            values = values_of(name)
+            if values is not None:
+                spread[np.ix_(rows, panel.get_indexer(genes))] = values
+        return pd.DataFrame(spread, index=adata.obs_names, columns=panel)
+
+    measured = spread(lambda fold: results.data[fold][2])
+    for candidate in plan.candidates:
+        predicted = spread(lambda fold, label=candidate.label: results.predictions.get((label, fold)))  # type: ignore[misc]
+        place = _keys.of_model(candidate.label, key_added)
+        adata.obsm[place] = predicted
+        adata.obsm[_keys.measured(place)] = measured
+        adata.uns[place] = {
+            _keys.PREDICT: {
+                "name": candidate.name,
+                "protocol": plan.protocol.name,
+                "optimistic": plan.protocol.select_on_test,
+                "normalization": plan.source.normalization.to_dict(),
+                "panel": panel.to_numpy(dtype=object),
+            }
+        }
+        if adata.n_obs * adata.n_vars * 4 / 1e9 <= settings.max_layer_gb:
+            layer = np.full(adata.shape, np.nan, np.float32)
+            layer[:, adata.var_names.get_indexer(panel)] = predicted.to_numpy()
+            adata.layers[place] = layer

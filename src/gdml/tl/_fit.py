@@ -17,15 +17,15 @@ from gdml.pp import embed, normalize, tile
 from gdml.spots.coordinates import check_adata, spot_coordinates
 from gdml.spots.undo import all_or_nothing
 
-from ._arguments import check_split_arguments, check_target, resolve_settings
+from ._arguments import check_target
 from ._record import high_genes, plain, split_record, summary, tile_geometry, versions
-from ._training import check_sizes, choose_and_train, make_split
 
 if TYPE_CHECKING:
     import torch
 
     from gdml.encoders.device import Precision
-    from gdml.training import SpotData, TrainedModel, TrainingConfig
+    from gdml.training import TrainedModel, TrainingConfig
+    from gdml.training.data import SpotData
 
 
 def fit(
@@ -122,13 +122,18 @@ def fit(
     """
     from gdml.encoders.device import resolve_device, use_bf16
     from gdml.models.base import config_record
-    from gdml.training import SpotData, TrainedModel, make_fabric, weights_digest
+    from gdml.training import TrainedModel
+    from gdml.training.candidates import resolve_settings
+    from gdml.training.fabric import make_fabric
+    from gdml.training.fitting import check_sizes, fit_model
+    from gdml.training.split import check_split_arguments, make_split
+    from gdml.training.trained import weights_digest
 
     check_adata(adata)
     spot_coordinates(adata, adata.uns.get(key_added, {}).get(_keys.TILES, {}).get("spatial_key", _keys.SPATIAL))
     model_class, model_config, settings_of_run = resolve_settings(model, preset, config, training, max_epochs)
     on = resolve_device(device)
-    fabric = make_fabric(on, bf16=use_bf16(on, precision))
+    fabric = make_fabric(on, precision=precision)
     check_split_arguments(validation, validation_fraction)
     check_target(save_to)
     if groups is not None and groups not in adata.obs:
@@ -137,12 +142,12 @@ def fit(
     with all_or_nothing(adata, key_added):
         _run_missing_steps(adata, "scanpy" if preset is None else model_class.preset_normalization, key_added)
         measured = adata.obsm[_keys.measured(key_added)]
-        data: SpotData = _gather(adata, measured, groups, model_class.needs, key_added)
-        n_side = int(adata.uns[key_added][_keys.TILES]["n_side"])
+        data = _gather(adata, measured, groups, model_class.needs, key_added)
         model_config = model_class.adapt(model_config, adata.uns[key_added][_keys.NORMALIZATION])
-        split = make_split(data, validation, validation_fraction, groups, seed, n_side)
+        smooth = bool(adata.uns[key_added][_keys.NORMALIZATION]["smooth"])
+        split = make_split(data, validation, validation_fraction, groups, seed, smooth=smooth)
         check_sizes(model_config, settings_of_run, split, data)
-        module, run, n_epochs = choose_and_train(model_class, model_config, data, split, settings_of_run, fabric, seed)
+        module, run, n_epochs = fit_model(model_class, model_config, data, split, settings_of_run, fabric, seed)
 
     stored = adata.uns[key_added]
     record = {
@@ -202,7 +207,7 @@ def _run_missing_steps(adata: AnnData, scale: str, key: str) -> None:
 
 def _gather(adata: AnnData, measured: Any, groups: str | None, needs: Collection[str], key: str) -> "SpotData":
     from gdml.spots.data import panel_counts, spot_data
-    from gdml.spots.groups import slide_groups
+    from gdml.spots.resolve import Spots
 
     values = measured.to_numpy(np.float32)
     absent = ~np.isfinite(values).all(0)
@@ -213,4 +218,4 @@ def _gather(adata: AnnData, measured: Any, groups: str | None, needs: Collection
         )
     layer = adata.uns[key][_keys.NORMALIZATION].get("layer")
     counts = panel_counts(adata, measured.columns, layer) if "counts" in needs else None
-    return spot_data(adata, key=key, expression=values, counts=counts, groups=slide_groups(adata, groups, key=key))[0]
+    return spot_data(Spots.resolve(adata, key=key), expression=values, counts=counts, group_key=groups)[0]

@@ -101,15 +101,16 @@ def predict(
     >>> import gdml
     >>> gdml.tl.predict(adata, "her2st-gdml")  # doctest: +SKIP
     """
-    import torch
-
-    from gdml.encoders.device import resolve_device, use_bf16
-    from gdml.training import make_fabric, predict_rows, weights_digest
+    from gdml.encoders.device import resolve_device
+    from gdml.spots.resolve import Spots
+    from gdml.training.fabric import make_fabric
+    from gdml.training.loop import predict as predict_spots
+    from gdml.training.trained import weights_digest
 
     check_adata(adata, copy=copy)
     spot_coordinates(adata, adata.uns.get(key_added, {}).get(_keys.TILES, {}).get("spatial_key", _keys.SPATIAL))
     on = resolve_device(device)
-    fabric = make_fabric(on, bf16=use_bf16(on, precision))
+    fabric = make_fabric(on, precision=precision)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a whole number of at least 1, found {batch_size!r}.")
     trained, path = find_model(adata, model, key_added)
@@ -118,9 +119,9 @@ def predict(
         adata = adata.copy()
     with all_or_nothing(adata, key_added):
         make_features(adata, trained, image, encoder, on, precision, key_added)
-        data, order = spot_data(adata, key=key_added)
+        data, order = spot_data(Spots.resolve(adata, key=key_added))
         fabric.to_device(trained.module)
-        values, embedding = predict_rows(trained.module, data, torch.arange(len(data)), fabric, batch_size=batch_size)
+        values, embedding = predict_spots(trained.module, data, fabric, batch_size=batch_size)
         trained.module.cpu()
     back = np.argsort(order)
     predicted = pd.DataFrame(values.numpy()[back], index=adata.obs_names, columns=pd.Index(trained.panel))

@@ -10,7 +10,8 @@ import numpy as np
 from gdml import metrics
 
 if TYPE_CHECKING:
-    from gdml.training import Run, Split
+    from gdml.training.loop import Run
+    from gdml.training.split import Split
 
 _N_HIGH = 50
 

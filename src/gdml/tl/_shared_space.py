@@ -15,7 +15,7 @@ from gdml.expression import Normalization
 from gdml.models import get_model, list_models
 from gdml.spots.genes import match_as_predicted, match_names, why_none
 from gdml.spots.measured import measured_expression
-from gdml.training import weights_digest
+from gdml.training.trained import weights_digest
 
 from ._predict import predict
 

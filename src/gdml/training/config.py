@@ -17,14 +17,14 @@ class TrainingConfig:
     Parameters
     ----------
     max_epochs
-        Epochs at most. None: 25, or as many as 150 steps take where that is more, since an epoch of a few
-        hundred spots is a few steps.
+        Epochs at most. None: 25, or as many as 150 steps take where that is more, since an epoch of a few hundred
+        spots has few steps.
     patience
         Epochs without a better validation PCC after which training stops.
     batch_size
-        Spots a step.
+        Spots per step, over all processes.
     slides_per_batch
-        A batch's spots come from this many slides at most, whose spots all pass through the slide branch.
+        Slides that the spots of a batch come from, at most; the context of each passes through the slide branch.
     optimizer
         ``"adamw"``, ``"adam"``, or ``"sgd"`` with momentum 0.9.
     learning_rate
@@ -32,17 +32,18 @@ class TrainingConfig:
     warmup_steps
         Steps over which the learning rate rises linearly.
     decay_epochs, decay
-        Every ``decay_epochs`` the learning rate is multiplied by ``decay`` (1: constant).
+        The learning rate is multiplied by ``decay`` every ``decay_epochs`` (1: constant).
     weight_decay
         Of AdamW, on matrices alone; biases, norms and position tables are not decayed.
     clip
         Largest norm of the gradient; 0 for no limit.
     average
-        Decay of the running average of the weights that is evaluated and kept (Polyak, Juditsky 1992;
-        early in training the average is shorter); 0 keeps the last weights.
+        Decay of the running average of the weights that is evaluated and kept (Polyak, Juditsky 1992; early in
+        training the average is shorter); 0 keeps the last weights.
     refit
-        After the epoch is chosen on the validation split, train once more on all training spots for that
-        many epochs.
+        After the epoch is chosen on the validation split, train once more on all training spots for that many epochs.
+    num_workers
+        Processes that read batches ahead; 0 reads them in the training process. The numbers are the same.
     """
 
     max_epochs: int | None = None
@@ -58,6 +59,7 @@ class TrainingConfig:
     clip: float = 1.0
     average: float = 0.98
     refit: bool = True
+    num_workers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "patience", "batch_size", "slides_per_batch", "decay_epochs"):
@@ -66,6 +68,8 @@ class TrainingConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, found {value!r}.")
+        if not isinstance(self.num_workers, int) or self.num_workers < 0:
+            raise ValueError(f"`num_workers` must be a whole number of at least 0, found {self.num_workers!r}.")
         if not self.learning_rate > 0:
             raise ValueError(f"`learning_rate` must be positive, found {self.learning_rate!r}.")
         if not 0 <= self.average < 1:
@@ -74,7 +78,7 @@ class TrainingConfig:
             raise ValueError(f"`optimizer` must be 'adamw', 'adam' or 'sgd', found {self.optimizer!r}.")
 
     def epochs(self, steps_per_epoch: int) -> int:
-        """Give the number of epochs at most, for a data set of that many steps an epoch."""
+        """Give the number of epochs at most, for a data set with that many steps per epoch."""
         if self.max_epochs is not None:
             return self.max_epochs
         return max(_EPOCHS, math.ceil(_STEPS / steps_per_epoch))

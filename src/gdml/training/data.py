@@ -1,185 +1,406 @@
-"""The spots of one run as tensors, and the batches that are cut from them."""
+"""The data of a run: an index over the tile banks of its slides. A batch reads what its model needs, and nothing else."""
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.spatial import KDTree
-from torch import Generator, Tensor
+from torch import Tensor
 
-from gdml.models.batch import Batch, Nearest, Slides
+from gdml.features.bank import MemoryBank, TileBank
+from gdml.models.base import Shape
+from gdml.models.batch import Batch, Nearest, Slides, Visitors
 from gdml.models.ridge import stripes
 
-#: Spots of ``Slides.nearest``, the spot itself included.
-N_NEAREST = 9
-_PARTS = ("tokens", "neighbors", "slides")
+from .context import MAX_CONTEXT, N_NEAREST, even_subset, nearest_spots
+
+_PARTS = ("tokens", "neighbors")
+_CACHE_BYTES = 1 << 28
 
 
-@dataclass
-class SpotData:
-    """All spots of some slides, the rows of a slide next to each other.
+@dataclass(frozen=True, eq=False)
+class SlideSpots:
+    """The spots of one slide, as an index into its tile bank.
 
     Parameters
     ----------
-    tokens
-        (n, T, D) float16 local tokens.
-    pooled
-        (n, D) float16 pooled local features.
+    name, group
+        Of the slide.
+    bank
+        Its distinct tiles.
+    own
+        (n,) int32 row of each spot's own tile in the bank.
     neighbors
-        (n, K, D) float16 pooled features of the neighbour tiles.
-    neighbor_mask
-        (n, K) bool, True where the neighbour tile lies inside the image.
+        (n, K) int32 rows of the neighbour tiles, -1 outside the image.
     grid
-        (n, 2) int64, row and column on the slide's grid, from 0.
+        (n, 2) int64 row and column on the slide's grid, from 0.
     xy
         (n, 2) float32 spot centres, in units of the tile's side.
-    slide
-        (n,) int64 number of the slide, ascending.
-    names
-        Names of the slides.
-    groups
-        Group of each slide.
+    key
+        Provenance key: slides with the same key have the same features, positions and counts.
+    """
+
+    name: str
+    group: str
+    bank: TileBank
+    own: NDArray[np.int32]
+    neighbors: NDArray[np.int32]
+    grid: NDArray[np.int64]
+    xy: NDArray[np.float32]
+    key: str = ""
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    @cached_property
+    def nearest(self) -> NDArray[np.int32]:
+        """(n, N_NEAREST) int32 nearest spots of each spot, itself first."""
+        return nearest_spots(self.xy)
+
+    @cached_property
+    def stripe(self) -> NDArray[np.int8]:
+        """(n,) int8 stripe of the slide that each spot lies in, see :func:`gdml.models.ridge.stripes`."""
+        return stripes(torch.from_numpy(self.grid)).numpy().astype(np.int8)
+
+
+@dataclass
+class _Context:
+    """The context of one slide, read once: as :class:`gdml.models.Slides`, with what visitors need to find it."""
+
+    slides: Slides
+    place: Tensor  # (n,) int64 row of each spot in the context, -1 for the others
+    tree: KDTree | None
+
+    @classmethod
+    def of(cls, slide: SlideSpots, rows: NDArray[np.int64]) -> Self:
+        whole = len(rows) == len(slide)
+        xy = slide.xy[rows]
+        place = torch.full((len(slide),), -1, dtype=torch.int64)
+        place[rows] = torch.arange(len(rows))
+        slides = Slides(
+            features=torch.from_numpy(slide.bank.pooled(slide.own[rows])).float(),
+            grid=torch.from_numpy(slide.grid[rows]),
+            lengths=(len(rows),),
+            nearest=torch.from_numpy((slide.nearest if whole else nearest_spots(xy)).astype(np.int64)),
+            extent=torch.from_numpy(slide.grid.max(0) + 1)[None],
+        )
+        return cls(slides, place, None if whole else KDTree(xy.astype(np.float64)))
+
+    @property
+    def nbytes(self) -> int:
+        return 4 * self.slides.features.numel() + 8 * (len(self.place) + self.slides.nearest.numel())  # type: ignore[union-attr]
+
+
+class _Contexts:
+    """Contexts of the slides used last, of a bounded total size; all views of a data set share one."""
+
+    def __init__(self, most_bytes: int = _CACHE_BYTES) -> None:
+        self.most_bytes = most_bytes
+        self._held: OrderedDict[tuple[SlideSpots, int], _Context] = OrderedDict()
+        self._rows: dict[tuple[SlideSpots, int], NDArray[np.int64]] = {}  # small, and slow to find on large slides
+
+    def get(self, slide: SlideSpots, most: int) -> _Context:
+        key = (slide, most)
+        if key not in self._rows:
+            self._rows[key] = even_subset(slide.xy, most)
+        found = self._held.pop(key, None) or _Context.of(slide, self._rows[key])
+        self._held[key] = found
+        while len(self._held) > 1 and sum(context.nbytes for context in self._held.values()) > self.most_bytes:
+            self._held.popitem(last=False)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"most_bytes": self.most_bytes, "_held": OrderedDict(), "_rows": {}}
+
+
+@dataclass(eq=False)
+class SpotData:
+    """All spots of some slides, the rows of a slide next to each other.
+
+    Views of it (``select``, ``learning_from``) share its banks and targets.
+
+    Parameters
+    ----------
+    slides
+        The slides.
     expression
         (n, M) float32 expression of the panel genes; None at prediction.
     counts
         (n, M) float32 raw counts of the panel genes, for the models that learn from them.
     seen
-        (n,) bool, spots that are learnt from: the expression of no other one is shown as a neighbour's. None: all.
+        (n,) bool, the spots that are learnt from: the expression of the others is not shown to their neighbours.
+        None: all.
+    max_context
+        Spots of a slide that slide attention reads; on larger slides they are a spatially even subset, and the other
+        spots attend to them.
     """
 
-    tokens: Tensor
-    pooled: Tensor
-    neighbors: Tensor
-    neighbor_mask: Tensor
-    grid: Tensor
-    xy: Tensor
-    slide: Tensor
-    names: Sequence[str]
-    groups: Sequence[str]
+    slides: Sequence[SlideSpots]
     expression: Tensor | None = None
     counts: Tensor | None = None
     seen: Tensor | None = None
+    max_context: int = MAX_CONTEXT
+    _contexts: _Contexts = field(default_factory=_Contexts, repr=False)
 
     def __post_init__(self) -> None:
-        lengths = torch.bincount(self.slide, minlength=len(self.names))
-        self._lengths = lengths
-        self._starts = lengths.cumsum(0) - lengths
+        self._lengths = torch.tensor([len(slide) for slide in self.slides], dtype=torch.int64)
+        self._starts = self._lengths.cumsum(0) - self._lengths
+
+    @classmethod
+    def in_memory(
+        cls,
+        *,
+        tokens: Tensor,
+        pooled: Tensor,
+        neighbors: Tensor,
+        neighbor_mask: Tensor,
+        grid: Tensor,
+        xy: Tensor,
+        slide: Tensor,
+        names: Sequence[str],
+        groups: Sequence[str],
+        **targets: Any,
+    ) -> Self:
+        """Make a data set of features that are held in memory.
+
+        Parameters
+        ----------
+        tokens, pooled, neighbors, neighbor_mask
+            (n, T, D), (n, D), (n, K, D) float16 and (n, K) bool, as :class:`gdml.models.Batch` has them.
+        grid, xy
+            (n, 2) int64 and float32, as :class:`SlideSpots` has them.
+        slide
+            (n,) int64 number of each spot's slide, ascending.
+        names, groups
+            Of the slides.
+        **targets
+            ``expression``, ``counts``, ``seen`` and ``max_context``.
+        """
+        slides = []
+        for i, (name, group) in enumerate(zip(names, groups, strict=True)):
+            here = slide == i
+            mask = neighbor_mask[here].numpy()
+            around = np.full(mask.shape, -1, np.int32)
+            n = int(here.sum())
+            around[mask] = n + np.arange(mask.sum())
+            own = pooled[here].half().numpy()
+            bank: Any = MemoryBank(
+                tokens[here].half().numpy(), np.concatenate([own, neighbors[here].half().numpy()[mask]])
+            )
+            places = (grid[here].numpy(), xy[here].float().numpy())
+            slides.append(SlideSpots(name, group, bank, np.arange(n, dtype=np.int32), around, *places))
+        return cls(slides, **targets)
 
     def __len__(self) -> int:
-        return len(self.slide)
+        return int(self._lengths.sum())
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the slides."""
+        return [slide.name for slide in self.slides]
+
+    @property
+    def groups(self) -> list[str]:
+        """Group of each slide."""
+        return [slide.group for slide in self.slides]
+
+    @cached_property
+    def slide(self) -> Tensor:
+        """(n,) int64 number of each spot's slide."""
+        return torch.repeat_interleave(torch.arange(len(self.slides)), self._lengths)
+
+    def shape(self) -> Shape:
+        """Sizes that the data give a model."""
+        first = self.slides[0]
+        n_rows, n_cols = np.max([slide.grid.max(0) + 1 for slide in self.slides if len(slide)], axis=0)
+        return Shape(
+            dim=first.bank.dim,
+            n_tokens=first.bank.n_tokens,
+            n_side=round(first.neighbors.shape[1] ** 0.5),
+            n_genes=0 if self.expression is None else self.expression.shape[1],
+            n_rows=int(n_rows),
+            n_cols=int(n_cols),
+        )
 
     def rows_of(self, slide: int) -> Tensor:
         """Rows of a slide, (n_slide,) int64."""
         start = int(self._starts[slide])
         return torch.arange(start, start + int(self._lengths[slide]))
 
-    @cached_property
-    def nearest(self) -> Tensor:
-        """Rows of the spots nearest to each spot on its slide, itself first: (n, N_NEAREST) int64."""
-        found = torch.arange(len(self))[:, None].repeat(1, N_NEAREST)
-        for slide in range(len(self.names)):
-            rows = self.rows_of(slide)
-            k = min(N_NEAREST, len(rows))
-            if k > 1:
-                xy = self.xy[rows].double().numpy()
-                others = torch.from_numpy(KDTree(xy).query(xy, k=k)[1])
-                # two spots at one place: each is the first of its own
-                others[:, 0] = torch.arange(len(rows))
-                found[rows, :k] = rows[others]
-        return found
-
     def learning_from(self, rows: Tensor) -> Self:
-        """Give the same spots, of which ``rows`` are learnt from."""
+        """Give a view of the same spots, of which ``rows`` are learnt from."""
         return replace(self, seen=torch.zeros(len(self), dtype=torch.bool).index_fill_(0, rows, True))
 
     def select(self, slides: Sequence[int]) -> Self:
-        """Give the spots of some slides alone, slide by slide in the order given."""
-        rows = torch.cat([self.rows_of(slide) for slide in slides])
-        cut = {f.name: getattr(self, f.name) for f in fields(self)}
-        cut = {name: part[rows] for name, part in cut.items() if isinstance(part, Tensor)}
-        cut["slide"] = torch.repeat_interleave(torch.arange(len(slides)), self._lengths[list(slides)])
-        return replace(self, names=[self.names[i] for i in slides], groups=[self.groups[i] for i in slides], **cut)
+        """Give a view of some slides, in the order given."""
+        slides = list(slides)
+        if slides == list(range(slides[0], slides[0] + len(slides))):  # side by side: targets need not be copied
+            start = int(self._starts[slides[0]])
+            rows: Any = slice(start, start + int(self._lengths[slides].sum()))
+        else:
+            rows = torch.cat([self.rows_of(slide) for slide in slides])
+        targets = {name: getattr(self, name) for name in ("expression", "counts", "seen")}
+        cut: Any = {name: None if part is None else part[rows] for name, part in targets.items()}
+        return replace(self, slides=[self.slides[i] for i in slides], **cut)
 
     def batch(self, rows: Tensor, needs: Collection[str] = _PARTS) -> Batch:
-        """Cut a batch: the spots of ``rows`` (N,), with all spots of the slides that they lie on.
+        """Read a batch: the spots of ``rows`` (N,).
 
-        ``needs`` are the parts that a model names, see :class:`gdml.models.Batch`.
+        ``needs`` are the parts that a model names, see :class:`gdml.models.Batch`; no others are read.
         """
-        has_tokens, has_neighbors = "tokens" in needs, "neighbors" in needs
-        slides, index = self._context(rows) if "slides" in needs else (None, None)
+        parts = self._parts(rows)
+        read = lambda of: self._gather(parts, len(rows), of).float()
+        tokens = read(lambda slide, at: slide.bank.tokens(slide.own[at])) if "tokens" in needs else None
+        pooled = read(lambda slide, at: slide.bank.pooled(slide.own[at]))
+        neighbors, mask = self._neighbors(parts, len(rows), "neighbors" in needs)
         return Batch(
-            tokens=(self.tokens[rows] if has_tokens else self.tokens[rows, :0]).float(),
-            pooled=self.pooled[rows].float(),
-            neighbors=(self.neighbors[rows] if has_neighbors else self.neighbors[rows, :0]).float(),
-            neighbor_mask=self.neighbor_mask[rows] if has_neighbors else self.neighbor_mask[rows, :0],
+            tokens=pooled.new_empty(len(rows), 0, pooled.shape[1]) if tokens is None else tokens,
+            pooled=pooled,
+            neighbors=neighbors,
+            neighbor_mask=mask,
             slide=self.slide[rows],
             spot=rows,
-            stripe=self.stripe[rows],
-            slides=slides,
-            index=index,
+            stripe=self._gather(parts, len(rows), lambda slide, at: slide.stripe[at]).long(),
+            **(self._context(parts, len(rows)) if "slides" in needs else {}),
             expression=None if self.expression is None else self.expression[rows],
             counts=None if self.counts is None or "counts" not in needs else self.counts[rows],
-            nearest=self._nearest(rows) if "nearest" in needs else None,
+            nearest=self._nearest(parts, rows) if "nearest" in needs else None,
         )
 
-    @cached_property
-    def stripe(self) -> Tensor:
-        """Stripe of the slide that each spot lies in, (n,) int64."""
-        each = [stripes(self.grid[self.rows_of(slide)]) for slide in range(len(self.names)) if self._lengths[slide]]
-        return torch.cat(each)
+    def in_order(self, rows: Tensor, size: int, needs: Collection[str] = _PARTS, device: Any = None) -> Iterator[Batch]:
+        """Batches over ``rows``, slide by slide.
 
-    def _context(self, rows: Tensor) -> tuple[Slides, Tensor]:
-        touched = self.slide[rows].unique()
-        context = torch.cat([self.rows_of(int(slide)) for slide in touched])
-        place = torch.full((len(self),), -1, dtype=torch.int64)
-        place[context] = torch.arange(len(context))
-        slides = Slides(
-            self.pooled[context].float(),
-            self.grid[context],
-            tuple(self._lengths[touched].tolist()),
-            place[self.nearest[context]],
-        )
-        return slides, place[rows]
+        Parameters
+        ----------
+        rows
+            (n,) rows of the run.
+        size
+            Spots of a batch, at most.
+        needs
+            As in :meth:`batch`.
+        device
+            Move the batches there, those of a slide with one context and one memo; see ``memo`` of
+            :class:`gdml.models.Slides`. None: batches on the CPU, without a memo.
+        """
+        of = self.slide[rows]
+        for slide in of.unique():
+            context = None
+            for cut in rows[of == slide].split(size):
+                batch = self.batch(cut, needs)
+                if device is not None:
+                    if batch.slides is not None:
+                        context = context or replace(batch.slides, memo={}).to(device)
+                        batch.slides = context
+                    batch = batch.to(device)
+                yield batch
 
-    def _nearest(self, rows: Tensor) -> Nearest:
-        around = self.nearest[rows]
+    def _parts(self, rows: Tensor) -> list[tuple[SlideSpots, Tensor, NDArray[np.int64]]]:
+        """Slides that rows touch, in order; the places of their spots among the rows; their rows on the slide."""
+        of = self.slide[rows]
+        found = []
+        for slide in of.unique().tolist():
+            here = (of == slide).nonzero()[:, 0]
+            found.append((self.slides[slide], here, (rows[here] - self._starts[slide]).numpy()))
+        return found
+
+    @staticmethod
+    def _gather(
+        parts: Sequence[tuple[SlideSpots, Tensor, NDArray[np.int64]]],
+        n: int,
+        read: Callable[[SlideSpots, NDArray[np.int64]], NDArray[Any]],
+    ) -> Tensor:
+        """Read rows slide by slide, and put them in the order of the batch."""
+        values = [torch.from_numpy(read(slide, at)) for slide, _, at in parts]
+        if len(parts) == 1:
+            return values[0]
+        out = values[0].new_empty(n, *values[0].shape[1:])
+        for value, (_, here, _) in zip(values, parts, strict=True):
+            out[here] = value
+        return out
+
+    def _neighbors(self, parts: Any, n: int, wanted: bool) -> tuple[Tensor, Tensor]:
+        """Read each distinct neighbour tile once: (N, K, D) float32 and (N, K) bool."""
+        dim = self.slides[0].bank.dim
+        if not wanted:
+            return torch.empty(n, 0, dim), torch.empty(n, 0, dtype=torch.bool)
+        tiles, total = [np.zeros((1, dim), np.float16)], 1  # the first row stands for what is outside the image
+
+        def places(slide: SlideSpots, at: NDArray[np.int64]) -> NDArray[np.int64]:
+            nonlocal total
+            around = slide.neighbors[at]
+            inside = around >= 0
+            distinct, place = np.unique(around[inside], return_inverse=True)
+            found = np.zeros(around.shape, np.int64)
+            found[inside] = place + total
+            tiles.append(slide.bank.pooled(distinct))
+            total += len(distinct)
+            return found
+
+        index = self._gather(parts, n, places)
+        return torch.from_numpy(np.concatenate(tiles)).float()[index], index > 0
+
+    def _context(self, parts: Any, n: int) -> dict[str, Any]:
+        """Slides of a batch, its visitors, and the row of each spot among them."""
+        contexts = [self._contexts.get(slide, self.max_context) for slide, _, _ in parts]
+        held = [context.slides for context in contexts]
+        starts = np.cumsum([0, *(len(slides.grid) for slides in held)]).tolist()
+        if len(held) == 1:
+            slides = held[0]
+        else:
+            slides = Slides(
+                features=torch.cat([one.features for one in held]),
+                grid=torch.cat([one.grid for one in held]),
+                lengths=tuple(length for one in held for length in one.lengths),
+                nearest=torch.cat([one.nearest + start for one, start in zip(held, starts, strict=False)]),  # type: ignore[operator]
+                extent=torch.cat([one.extent for one in held]),  # type: ignore[misc]
+            )
+        index = torch.empty(n, dtype=torch.int64)
+        visitors: list[Visitors] = []
+        n_rows = starts[-1]
+        for i, (context, (slide, here, at), start) in enumerate(zip(contexts, parts, starts, strict=False)):
+            index[here] = context.place[at] + start
+            outside = context.place[at] < 0
+            if context.tree is not None and outside.any():
+                found = _visitors(slide, i, at[outside.numpy()], context.tree, start, n_rows)
+                index[here[outside]] = found.nearest[:, 0]  # type: ignore[index]
+                visitors.append(found)
+                n_rows += len(found.grid)
+        joined = None
+        if visitors:
+            joined = Visitors(*(torch.cat([getattr(v, name) for v in visitors]) for name in _VISITOR_PARTS))
+        return {"slides": slides, "visitors": joined, "index": index}
+
+    def _nearest(self, parts: Any, rows: Tensor) -> Nearest:
+        """Read the spots around each spot: their tokens, and their expression where it is learnt from."""
+        around = self._gather(parts, len(rows), lambda slide, at: slide.nearest[at]).long()
+        around += self._starts[self.slide[rows]][:, None]
+        distinct, place = around.unique(return_inverse=True)
+        of_tokens = lambda slide, at: slide.bank.tokens(slide.own[at])
+        tokens = self._gather(self._parts(distinct), len(distinct), of_tokens).float()[place]
         expression = None
         if self.expression is not None:
             expression = self.expression[around]
             if self.seen is not None:
                 expression = expression.masked_fill(~self.seen[around][..., None], torch.nan)
-        return Nearest(self.tokens[around].float(), expression)
+        return Nearest(tokens, expression)
 
-    def in_order(self, rows: Tensor, size: int, needs: Collection[str] = _PARTS) -> Iterator[Batch]:
-        """Batches over ``rows``, slide by slide, so that the spots around them are the same in each."""
-        for slide in self.slide[rows].unique():
-            here = rows[self.slide[rows] == slide]
-            for cut in here.split(size):
-                yield self.batch(cut, needs)
 
-    def cuts(self, rows: Tensor, size: int, generator: Generator, *, slides: int) -> Iterator[Tensor]:
-        """One epoch of row sets of about ``size`` spots, each from at most ``slides`` slides, in random order.
+_VISITOR_PARTS = ("features", "grid", "slide", "nearest")
 
-        The slides are dealt anew into sets of about equal number in each epoch, and the spots of a set are
-        shared out evenly, so that no batch is much smaller than the others.
-        """
-        present = self.slide[rows].unique()
-        present = present[torch.randperm(len(present), generator=generator)]
-        cuts: list[Tensor] = []
-        for some in present.tensor_split(-(-len(present) // slides)):
-            here = rows[torch.isin(self.slide[rows], some)]
-            here = here[torch.randperm(len(here), generator=generator)]
-            cuts += here.tensor_split(max(1, round(len(here) / size)))
-        for i in torch.randperm(len(cuts), generator=generator).tolist():
-            yield cuts[i]
 
-    def smallest_cut(self, rows: Tensor, size: int, *, slides: int) -> int:
-        """Give the least number of spots that a row set of :meth:`cuts` can have, however the slides are dealt."""
-        lengths = torch.bincount(self.slide[rows])
-        lengths = lengths[lengths > 0].sort().values
-        n_sets = -(-len(lengths) // slides)
-        fewest = int(lengths[: len(lengths) // n_sets].sum())  # the smallest slides meet in one set
-        most = int(lengths[-len(lengths) // n_sets :].sum())  # the largest
-        return min(n // max(1, round(n / size)) for n in range(fewest, most + 1))
+def _visitors(slide: SlideSpots, number: int, at: NDArray[np.int64], tree: KDTree, start: int, first: int) -> Visitors:
+    """Spots of a large slide outside its context; their rows count from ``first``, those of the context from ``start``."""
+    itself = first + torch.arange(len(at))
+    k = min(N_NEAREST - 1, tree.n)
+    around = tree.query(slide.xy[at].astype(np.float64), k=range(1, k + 1))[1]
+    return Visitors(
+        features=torch.from_numpy(slide.bank.pooled(slide.own[at])).float(),
+        grid=torch.from_numpy(slide.grid[at]),
+        slide=torch.full((len(at),), number),
+        nearest=torch.cat([itself[:, None], torch.from_numpy(around) + start], 1),
+    )

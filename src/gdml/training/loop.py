@@ -1,42 +1,51 @@
 """The training loop: epochs, validation, early stopping, averaged weights."""
 
-import copy
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
-from tqdm.auto import tqdm
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
 
 from gdml import metrics
+from gdml._progress import bar
 from gdml.models import SpotModel
+from gdml.models.batch import Batch
 
 from .config import TrainingConfig
 from .data import SpotData
+from .sampler import SlideSampler
+
+#: Called after an epoch with its number, the number of epochs at most, and its losses and scores by name.
+OnEpoch = Callable[[int, int, dict[str, float]], None]
 
 _MOMENTUM = 0.9
+_BATCH = 512  # spots of a batch in prediction
 
 
 @dataclass
 class Run:
-    """What happened in a training run.
+    """Course of a training run.
 
     Parameters
     ----------
     history
-        One float array per quantity, an entry an epoch: ``epoch`` (from 1), ``loss`` and its parts, and,
-        where there are validation spots, ``val_pcc`` and ``val_mse``.
+        One float array per quantity, one entry per epoch: ``epoch`` (from 1), ``loss`` and its parts, and, where there
+        are validation spots, ``val_pcc`` and ``val_mse``.
     best_epoch
-        Epoch whose weights the model has, from 1; 0 for a closed-form model.
+        Epoch of the model's weights, from 1; 0 for a model in closed form.
     validation_pcc
         (M,) PCC per gene at that epoch, averaged over slides; None without validation spots.
     interrupted
-        Whether the user stopped it.
+        Whether the user stopped the run.
     """
 
     history: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -53,44 +62,67 @@ def seeded(seed: int, device: torch.device) -> Iterator[Generator]:
         yield Generator().manual_seed(seed)
 
 
-def make_fabric(device: torch.device, *, bf16: bool) -> Fabric:
-    """Set up one process on one device, in bf16 autocast or in float32."""
-    # that mixed precision is on is in the record of the fit, and need not be told at every call
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    index = [device.index] if device.index is not None else 1
-    return Fabric(accelerator=device.type, devices=index, precision="bf16-mixed" if bf16 else "32-true")
-
-
 @torch.inference_mode()
-def predict_rows(
-    model: SpotModel, data: SpotData, rows: Tensor, fabric: Fabric, *, batch_size: int = 512
+def predict(
+    module: SpotModel,
+    data: SpotData,
+    fabric: Fabric,
+    *,
+    rows: Tensor | None = None,
+    batch_size: int = _BATCH,
 ) -> tuple[Tensor, Tensor | None]:
-    """Predict some spots, slide by slide: (N, M) float32 and the (N, d) embedding, in the order of ``rows``.
+    """Predict spots, slide by slide, in time that is linear in their number.
 
-    Dropout is off, so the same spots give the same numbers.
+    Parameters
+    ----------
+    module
+        On the device of ``fabric``; dropout is off, so the same spots give the same numbers.
+    data
+        The spots.
+    fabric
+        Device and precision.
+    rows
+        (N,) rows of ``data``; None for all.
+    batch_size
+        Spots of a batch. The context of a slide is read, and what models keep of it is computed, once.
+
+    Returns
+    -------
+    predictions : float32, (N, M)
+        In the order of ``rows``.
+    embedding : float32, (N, d)
+        In the shared space; None where the model has none.
     """
-    model.eval()
-    predictions, embeddings = [], []
-    if not model.needs & {"tokens", "neighbors", "nearest"}:
-        batch_size = len(rows)  # a slide passes through whole, whatever is cut from it: once is enough
-    rows, back = rows.sort()
+    module.eval()
+    rows = torch.arange(len(data)) if rows is None else rows
+    if not module.needs & {"tokens", "neighbors", "nearest"}:
+        batch_size = max(batch_size, data.max_context)  # spots are light then
+    found: list[list[Tensor]] = [[], []]
+    ordered, back = rows.sort()
     with fabric.autocast():
-        for batch in data.in_order(rows, batch_size, model.needs):
-            output = model(batch.to(fabric.device))
-            predictions.append(output.prediction.float().cpu())
-            if output.embedding is not None:
-                embeddings.append(output.embedding.float().cpu())
+        for batch in data.in_order(ordered, batch_size, module.needs, fabric.device):
+            output = module(batch)
+            for held, part in zip(found, (output.prediction, output.embedding), strict=True):
+                if part is not None:
+                    held.append(part.float().cpu())
     back = back.argsort()
-    return torch.cat(predictions)[back], torch.cat(embeddings)[back] if embeddings else None
+    prediction, embedding = (torch.cat(held)[back] if held else None for held in found)
+    return prediction, embedding  # type: ignore[return-value]
 
 
 def validate(model: SpotModel, data: SpotData, rows: Tensor, fabric: Fabric) -> tuple[NDArray[np.float64], float]:
-    """PCC per gene averaged over slides, (M,), and the mean squared error on ``rows``."""
-    measured = data.expression[rows].numpy()  # type: ignore[index]
-    predicted = predict_rows(model, data, rows, fabric)[0].numpy()
-    slide = data.slide[rows].numpy()
-    pcc = np.stack([metrics.pearson_per_gene(measured[slide == s], predicted[slide == s]) for s in np.unique(slide)])
-    return metrics.nan_mean(pcc, 0), float(np.square(measured - predicted).mean())
+    """PCC per gene averaged over slides, (M,), and the mean squared error on ``rows``.
+
+    The first process computes them for all.
+    """
+    found = None
+    if fabric.is_global_zero:
+        measured = data.expression[rows].numpy()  # type: ignore[index]
+        predicted = predict(model, data, fabric, rows=rows)[0].numpy()
+        slide = data.slide[rows].numpy()
+        by_slide = [metrics.pearson_per_gene(measured[slide == s], predicted[slide == s]) for s in np.unique(slide)]
+        found = metrics.nan_mean(np.stack(by_slide), 0), float(np.square(measured - predicted).mean())
+    return fabric.broadcast(found)  # type: ignore[return-value]
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -108,7 +140,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
 
 
 def learning_rate_factor(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """Linear rise, then a step down every ``decay_epochs``: factor of the learning rate by step."""
+    """Factor of the learning rate by step: linear rise, then a step down every ``decay_epochs``."""
 
     def factor(step: int) -> float:
         rise = min(1.0, (step + 1) / max(config.warmup_steps, 1))
@@ -117,20 +149,44 @@ def learning_rate_factor(config: TrainingConfig, steps_per_epoch: int) -> Callab
     return factor
 
 
-class Average:
-    """Running average of a model's weights (Polyak, Juditsky 1992), over fewer steps early in training."""
+def average_weights(model: nn.Module, decay: float) -> AveragedModel:
+    """Average a model's weights as it trains (Polyak, Juditsky 1992), over fewer steps early in training.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model)
-        self.decay = decay
-        self.steps = 0
+    Buffers are those of the last step.
+    """
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights after one more step."""
-        self.steps += 1
-        weight = 1 - min(self.decay, self.steps / (self.steps + 10))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
+    def update(average: Any, weights: Any, n_averaged: Any) -> None:
+        steps = int(n_averaged)
+        torch._foreach_lerp_(average, weights, 1 - min(decay, steps / (steps + 10)))
+
+    averaged = AveragedModel(model, multi_avg_fn=update)
+    averaged.update_parameters(model)  # the untrained weights are the first that are averaged
+    return averaged
+
+
+@dataclass
+class _Reader(Dataset[Batch]):
+    """Batches of a data set, as a DataLoader asks for them."""
+
+    data: SpotData
+    needs: frozenset[str]
+
+    def __getitems__(self, rows: Tensor) -> Batch:
+        return self.data.batch(rows, self.needs)
+
+
+class _Step(nn.Module):
+    """The loss of a model as one call, so that every use of its weights passes through Fabric's wrapper."""
+
+    def __init__(self, model: SpotModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, read: Callable[[], Batch], generator: Generator) -> dict[str, Tensor]:
+        """Losses by name, of the batch that ``read`` returns: Fabric would cast targets and counts to bfloat16."""
+        batch = read()
+        return self.model.loss(batch, self.model(batch), generator)
 
 
 class Trainer:
@@ -147,9 +203,9 @@ class Trainer:
     config
         Settings.
     fabric
-        Device and precision.
+        Devices, processes and precision.
     generator
-        Of the run's random numbers.
+        Source of the run's random numbers.
     """
 
     def __init__(
@@ -161,50 +217,75 @@ class Trainer:
         fabric: Fabric,
         generator: Generator,
     ) -> None:
-        self.data, self.rows, self.config, self.fabric, self.generator = data, rows, config, fabric, generator
+        self.data, self.config, self.fabric, self.generator = data, config, fabric, generator
+        # what models draw differs between processes, but all must draw the same batches
+        draws = generator if fabric.world_size == 1 else Generator().manual_seed(generator.initial_seed())
+        sizes = config.batch_size, config.slides_per_batch
+        self.sampler = SlideSampler(data.slide, rows, *sizes, draws, fabric.global_rank, fabric.world_size)
+        loader = DataLoader(
+            _Reader(data, frozenset(model.needs)),
+            batch_sampler=self.sampler,  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
+            num_workers=config.num_workers,
+            generator=Generator(),  # leaves torch's own, which dropout draws from, alone
+        )
+        self.loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         self.model: SpotModel = fabric.to_device(model)  # type: ignore[assignment]
-        self.optimizer = make_optimizer(self.model, config)
-        steps = len(list(data.cuts(rows, config.batch_size, Generator(), slides=config.slides_per_batch)))
+        optimizer = make_optimizer(self.model, config)
+        steps = self.sampler.n_batches()
         self.n_epochs = config.epochs(steps)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(config, steps))
-        self.average = Average(self.model, config.average) if config.average else None
+        self.schedule = LambdaLR(optimizer, learning_rate_factor(config, steps))
+        self.average = average_weights(self.model, config.average) if config.average else None
+        self.step, self.optimizer = fabric.setup(_Step(self.model), optimizer)
 
     @property
     def result(self) -> SpotModel:
         """The model that is evaluated and kept."""
-        return self.average.model if self.average else self.model  # type: ignore[return-value]
+        return self.average.module if self.average else self.model  # type: ignore[return-value]
 
     def epoch(self) -> dict[str, float]:
-        """Train one epoch; give the mean losses.
+        """Train one epoch, and return the mean losses.
+
+        Of several processes, each counts by its share of a batch: losses that are means over spots, and their
+        gradients, are those of the whole batch. Losses that compare the spots of a batch see those of the process.
 
         Raises
         ------
         FloatingPointError
             If the loss is not finite.
         """
-        config, model = self.config, self.model
-        model.train()
+        config, fabric = self.config, self.fabric
+        self.model.train()
         log: list[dict[str, Tensor]] = []
-        for cut in self.data.cuts(self.rows, config.batch_size, self.generator, slides=config.slides_per_batch):
-            batch = self.data.batch(cut, model.needs).to(self.fabric.device)
-            with self.fabric.autocast():
-                losses = model.loss(batch, model(batch), self.generator)
+        for batch in self.loader:
+            losses = self.step(partial(_as_it_is, batch), self.generator)
+            if fabric.world_size > 1:
+                n = torch.tensor(float(len(batch)), device=fabric.device)
+                share: Any = n / fabric.all_reduce(n.clone(), reduce_op="mean")  # type: ignore[operator]
+                losses = {name: value * share for name, value in losses.items()}
             self.optimizer.zero_grad()
-            self.fabric.backward(losses["loss"])
+            fabric.backward(losses["loss"])
             if config.clip:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
             self.optimizer.step()
             self.schedule.step()
             if self.average:
-                self.average.update(model)
+                self.average.update_parameters(self.model)
             log.append({name: value.detach() for name, value in losses.items()})
-        means = {name: float(torch.stack([row[name] for row in log]).mean()) for name in log[0]}
-        if not np.isfinite(means["loss"]):
+        means = torch.stack([torch.stack([row[name] for row in log]).mean() for name in log[0]])
+        if fabric.world_size > 1:
+            means = fabric.all_reduce(means, reduce_op="mean")  # type: ignore[assignment]
+        found = dict(zip(log[0], means.tolist(), strict=True))
+        if not np.isfinite(found["loss"]):
             raise FloatingPointError(
-                f"The loss is {means['loss']}: lower `learning_rate` (now {config.learning_rate}) or use "
+                f"The loss is {found['loss']}: lower `learning_rate` (now {config.learning_rate}) or use "
                 'precision="fp32".'
             )
-        return means
+        return found
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def train(
@@ -217,12 +298,13 @@ def train(
     seed: int,
     validation: Tensor | None = None,
     name: str = "fit",
+    on_epoch: OnEpoch | None = None,
 ) -> tuple[SpotModel, Run]:
     """Train a new model on ``rows``.
 
-    With validation spots the epoch with the best validation PCC(A) is kept, and training stops when it has
-    not risen for ``config.patience`` epochs; without, training runs all epochs of the config.
-    Ctrl-C ends training and keeps the best epoch so far.
+    With validation spots the epoch with the best validation PCC(A) is kept, and training stops when it has not risen
+    for ``config.patience`` epochs; without, training runs all epochs of the config. Ctrl-C ends training and keeps
+    the best epoch so far.
 
     Parameters
     ----------
@@ -235,17 +317,20 @@ def train(
     config
         Settings.
     fabric
-        Device and precision.
+        Devices, processes and precision.
     seed
         Of the weights, the order of the spots, dropout and the model's own draws.
     validation
         Rows to choose the epoch by.
     name
         Of the progress bar.
+    on_epoch
+        Called after each epoch with its number, the number of epochs at most, and its losses and scores; shows the
+        progress in place of a bar.
 
     Returns
     -------
-    The model, on the CPU, in evaluation mode, and what happened.
+    The model, on the CPU, in evaluation mode, and the course of its training.
 
     Raises
     ------
@@ -262,18 +347,32 @@ def train(
                 fabric.to_device(model)
                 run.validation_pcc, _ = validate(model, data, validation, fabric)
             return model.cpu().eval(), run
+        if fabric.world_size > 1:
+            torch.manual_seed(seed + fabric.global_rank)  # dropout differs between processes
         trainer = Trainer(model, data, rows, config, fabric, generator)
-        run = _iterate(trainer, validation, name)
+        if on_epoch is not None or not fabric.is_global_zero:
+            run = _iterate(trainer, validation, on_epoch or _silent)
+        else:
+            with bar(trainer.n_epochs, desc=name, unit="epoch", leave=False) as progress:
+
+                def show(epoch: int, n_epochs: int, row: dict[str, float]) -> None:
+                    progress.set_postfix({k: f"{row[k]:.3f}" for k in ("loss", "val_pcc") if k in row}, refresh=False)
+                    progress.update()
+
+                run = _iterate(trainer, validation, show)
     return trainer.result.cpu().eval(), run
 
 
-def _iterate(trainer: Trainer, validation: Tensor | None, name: str) -> Run:
+def _silent(epoch: int, n_epochs: int, row: dict[str, float]) -> None:
+    """Show nothing."""
+
+
+def _iterate(trainer: Trainer, validation: Tensor | None, on_epoch: OnEpoch) -> Run:
     """Run the epochs; leave the trainer's result at the best one."""
     run, log = Run(), []
     best_score, best_weights = -np.inf, None
-    bar = tqdm(range(1, trainer.n_epochs + 1), desc=name, unit="epoch", disable=None, leave=False)
     try:
-        for epoch in bar:
+        for epoch in range(1, trainer.n_epochs + 1):
             row = {"epoch": float(epoch), **trainer.epoch()}
             if validation is None:
                 run.best_epoch = epoch
@@ -286,15 +385,13 @@ def _iterate(trainer: Trainer, validation: Tensor | None, name: str) -> Run:
                     best_weights = {k: v.clone() for k, v in trainer.result.state_dict().items()}
                     run.best_epoch, run.validation_pcc = epoch, pcc
             log.append(row)
-            bar.set_postfix({k: f"{row[k]:.3f}" for k in ("loss", "val_pcc") if k in row})
+            on_epoch(epoch, trainer.n_epochs, row)
             if epoch - run.best_epoch >= trainer.config.patience:
                 break
     except KeyboardInterrupt:
         if not log:
             raise
         run.interrupted = True
-    finally:
-        bar.close()
     if best_weights is not None:
         trainer.result.load_state_dict(best_weights)
     run.history = {k: np.array([row[k] for row in log]) for k in log[0]}

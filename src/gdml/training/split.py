@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from .data import SpotData
+from gdml._errors import did_you_mean
+from gdml.expression import grid_smoother
+
+from .data import SlideSpots, SpotData
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,78 @@ class Split:
     validation: Tensor
     by: str
     held_out: tuple[str, ...]
+
+
+def check_split_arguments(validation: str | None, fraction: float) -> None:
+    """Refuse arguments that name no split.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not valid.
+    """
+    if validation not in (None, "auto", "group", "block"):
+        raise ValueError(f"`validation` is {validation!r}. {did_you_mean(str(validation), ('auto', 'group', 'block'))}")
+    if not 0 < fraction < 1:
+        raise ValueError(f"`validation_fraction` must lie between 0 and 1, found {fraction!r}.")
+
+
+def make_split(
+    data: SpotData, validation: str | None, fraction: float, group_key: str | None, seed: int, *, smooth: bool = False
+) -> Split | None:
+    """Split the training spots as asked.
+
+    Parameters
+    ----------
+    data
+        The training spots.
+    validation
+        ``"group"``, ``"block"``, ``"auto"`` (by group where there are two or more, else by block), or None for no split.
+    fraction
+        Share of the spots that is held out.
+    group_key
+        Column that the groups come from, for messages.
+    seed
+        Of the choice.
+    smooth
+        Whether the labels are averages over neighbouring spots.
+
+    Raises
+    ------
+    ValueError
+        If a split by group is asked for and there is one group, or too few spots are left.
+    """
+    if validation is None:
+        return None
+    generator = Generator().manual_seed(seed)
+    n_groups = len(set(data.groups))
+    if validation == "group" and n_groups < 2:
+        raise ValueError(
+            f'`validation="group"` needs two groups or more; {group_key or "the slides"!r} gives one '
+            f'({data.groups[0]!r}, {len(data.names)} slides). Use validation="block".'
+        )
+    if validation == "group" or (validation == "auto" and n_groups > 1):
+        return split_by_group(data, fraction, generator)
+    margin = max(block_margin(slide, smooth=smooth) for slide in data.slides)
+    return split_by_block(data, fraction, margin, generator)
+
+
+def block_margin(slide: SlideSpots, *, smooth: bool = False) -> float:
+    """Distance between training and held-out spots, in x or in y, in units of the tile's side.
+
+    Half a neighbour region and half a tile, so that no region of a training spot shows a held-out tile; where labels are
+    averages over neighbouring spots, the reach of the average is added.
+    """
+    n_side = round(slide.neighbors.shape[1] ** 0.5)
+    return (n_side + 1) / 2 + (_smoothing_reach(slide) if smooth else 0.0)
+
+
+def _smoothing_reach(slide: SlideSpots) -> float:
+    """Greatest distance, in x or y, of spots whose expression is averaged into one label."""
+    row, column = slide.grid.T
+    pairs = grid_smoother(row, column, np.zeros(len(row))).tocoo()
+    apart = np.abs(slide.xy[pairs.row] - slide.xy[pairs.col])
+    return float(apart.max()) if apart.size else 0.0
 
 
 def split_by_group(data: SpotData, fraction: float, generator: Generator) -> Split:
@@ -55,10 +131,9 @@ def split_by_group(data: SpotData, fraction: float, generator: Generator) -> Spl
 def split_by_block(data: SpotData, fraction: float, margin: float, generator: Generator) -> Split:
     """Hold out one end of each slide, and drop the spots between it and the rest.
 
-    The tissue is cut across its longer axis (the first principal axis of the spots' positions); a coin
-    decides which end is held out. Spots nearer to a held-out spot than the margin, in x and in y (tiles and
-    regions are squares), are in neither part: a random choice of spots would leak, since neighbour regions
-    overlap.
+    The tissue is cut across its longer axis (the first principal axis of the spots' positions); which end is held out
+    is drawn at random. Spots nearer to a held-out spot than the margin, in x and in y (tiles and regions are squares),
+    are in neither part: neighbour regions overlap, so a random choice of spots would leak.
 
     Parameters
     ----------
@@ -69,7 +144,7 @@ def split_by_block(data: SpotData, fraction: float, margin: float, generator: Ge
     margin
         In units of the tile's side.
     generator
-        Source of the coins.
+        Source of the random numbers.
 
     Raises
     ------
@@ -79,7 +154,7 @@ def split_by_block(data: SpotData, fraction: float, margin: float, generator: Ge
     train, validation = [], []
     for slide in range(len(data.names)):
         rows = data.rows_of(slide)
-        xy = data.xy[rows]
+        xy = torch.from_numpy(data.slides[slide].xy)
         centered = xy - xy.mean(0)
         axis = torch.linalg.eigh((centered.T @ centered).double()).eigenvectors[:, -1].float()
         along = centered @ axis * (1 - 2 * int(torch.randint(2, (), generator=generator)))

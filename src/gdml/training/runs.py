@@ -1,4 +1,4 @@
-"""Finished runs on disk: a comparison that was stopped goes on where it was."""
+"""Finished runs on disk: a comparison that was stopped continues with the runs that are missing."""
 
 import hashlib
 import json
@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gdml._marker import mark
+
 _RECORD, _VALUES = "run.json", "prediction.safetensors"
 _FORMAT = "gdml-run"
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run leaves.
+    """Result of a run.
 
     Parameters
     ----------
@@ -42,40 +44,49 @@ class Finished:
     parameters: int
 
 
-def run_digest(record: Mapping[str, Any]) -> str:
-    """Short hash of everything that a run's result depends on, hex."""
-    text = json.dumps(record, sort_keys=True, allow_nan=False)
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
 class RunStore:
-    """Folders of finished runs, named by the digest of what they depend on.
+    """Folders of finished runs, named by their provenance keys.
 
     A folder appears whole or not at all, so a run that was killed is done again.
 
     Parameters
     ----------
     root
-        Folder that holds them.
+        Folder of the folders; made where it does not exist.
+
+    Raises
+    ------
+    OSError
+        If ``root`` can't be written to.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root) as file:
+                file.write(b"gdml")
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"Finished runs can't be kept in {str(root)!r} ({error.strerror}): pass save_to=, or set "
+                "gdml.settings.cache_dir (environment variable GDML_CACHE_DIR) to a folder that can be written to",
+            ) from error
 
-    def read(self, digest: str, shape: tuple[int, int]) -> Finished | None:
-        """Give a finished run, or None where there is none, or it is damaged.
+    def read(self, key: str, shape: tuple[int, int]) -> Finished | None:
+        """Read a finished run; None where there is none, or it is damaged.
 
         Parameters
         ----------
-        digest
-            Of the run.
+        key
+            Provenance key of the run.
         shape
-            That its prediction must have.
+            Of its prediction.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        folder = self.root / digest
+        folder = self.root / key
         try:
             record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
             raw = (folder / _VALUES).read_bytes()
@@ -101,30 +112,30 @@ class RunStore:
             return None
         return found if prediction.shape == shape else None
 
-    def write(self, digest: str, run: Finished, about: Mapping[str, Any]) -> None:
+    def write(self, key: str, run: Finished, about: Mapping[str, Any]) -> None:
         """Keep a finished run.
 
         Parameters
         ----------
-        digest
-            Of the run.
+        key
+            Provenance key of the run.
         run
             Its result.
         about
-            What it depends on, for readers.
+            Everything that it depends on, for readers.
         """
         from safetensors.numpy import save
 
         raw = save({"prediction": np.ascontiguousarray(run.prediction, np.float32)})
         numbers = {k: v for k, v in asdict(run).items() if k != "prediction"}
         record = {"format": _FORMAT, **numbers, "about": dict(about), "sha256": hashlib.sha256(raw).hexdigest()}
-        self.root.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=self.root))
+        made = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=self.root))
         try:
             (made / _VALUES).write_bytes(raw)
             (made / _RECORD).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+            mark(made, "runs", model=str(about.get("model")), provenance=key)
             made.chmod(0o755)
-            shutil.rmtree(self.root / digest, ignore_errors=True)
-            os.replace(made, self.root / digest)
+            shutil.rmtree(self.root / key, ignore_errors=True)
+            os.replace(made, self.root / key)
         finally:
             shutil.rmtree(made, ignore_errors=True)

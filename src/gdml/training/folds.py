@@ -1,15 +1,12 @@
 """Which slides each fold learns from, and which it is scored on."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
 
-from gdml._errors import did_you_mean, some
+from gdml._errors import count, did_you_mean, some
 
 
 @dataclass(frozen=True)
@@ -19,7 +16,7 @@ class Fold:
     Parameters
     ----------
     name
-        Of the fold.
+        Name of the fold.
     train, test
         Names of slides.
     """
@@ -40,10 +37,10 @@ def make_folds(groups: Mapping[str, str], folds: int | Splits | None, *, seed: i
     groups
         Group of each slide.
     folds
-        None: leave one group out. A number: so many folds, the groups dealt at random. A mapping: the slides to
+        None: leave one group out. A number: that many folds, the groups assigned at random. A mapping: the slides to
         learn from and the slides to score, by the name of the fold.
     seed
-        Of the dealing.
+        Of the random assignment.
 
     Raises
     ------
@@ -61,10 +58,14 @@ def make_folds(groups: Mapping[str, str], folds: int | Splits | None, *, seed: i
         )
     if len(names) < max(2, number):
         raise ValueError(
-            f"`folds` asks for {max(2, number)} folds, but there is {len(names)} group ({some(names)}): "
-            if len(names) == 1
-            else f"`folds` asks for {number} folds, but there are {len(names)} groups ({some(names)}): "
-            "a group is never split. Ask for fewer folds, name a finer column in `groups`, or give the splits."
+            f"A comparison needs at least {max(2, number)} groups, since a group is never split, but there "
+            f"{'is' if len(names) == 1 else 'are'} {count(len(names), 'group')} ({some(names)}). "
+            + (
+                "Ask for fewer folds, or name a finer column in `group_key`."
+                if len(names) > 1
+                else "Add slides, or, if the slides are of different patients, name their column in `group_key`; to hold out "
+                "a part of one slide, call gdml.tl.fit(adata, validation='block')."
+            )
         )
     if folds is None:
         parts = [[name] for name in names]
@@ -107,7 +108,7 @@ def check_groups(folds: Sequence[Fold], groups: Mapping[str, str], *, allow_shar
         if shared and not allow_shared:
             raise ValueError(
                 f"`folds[{fold.name!r}]` has {column} {some(sorted(shared))} on both sides: its score would be of a known "
-                f"{column}. Change the split, or, where that is what you want to know, pass allow_shared_groups=True."
+                f"{column}. Change the split, or pass allow_shared_groups=True if that is the question."
             )
 
 
@@ -119,28 +120,5 @@ def check_twins(folds: Sequence[Fold], digests: Mapping[str, str]) -> None:
             raise ValueError(
                 f"Fold {fold.name!r}: slides {some(f'{a!r} (train) and {b!r} (test)' for a, b in twins)} have the same counts: "
                 "one is a copy of the other, and a model would be scored on what it has seen. Drop one of them, or give "
-                "both the same group in `groups`."
+                "both the same group in the column of `group_key`."
             )
-
-
-def counts_digest(counts: Any) -> str:
-    """Hash of the counts of a slide, whatever the order of its spots, hex.
-
-    Parameters
-    ----------
-    counts
-        Spots x genes, dense or sparse.
-    """
-    matrix = sparse.csr_array(counts)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    rows = sorted(
-        _row_digest(matrix.indices[a:b], matrix.data[a:b])
-        for a, b in zip(matrix.indptr, matrix.indptr[1:], strict=False)
-    )
-    return hashlib.blake2b(b"".join(rows), digest_size=16).hexdigest()
-
-
-def _row_digest(genes: NDArray[Any], values: NDArray[Any]) -> bytes:
-    content = genes.astype("<i8").tobytes() + values.astype("<f8").tobytes()
-    return hashlib.blake2b(content, digest_size=16).digest()

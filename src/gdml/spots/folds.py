@@ -1,0 +1,145 @@
+"""The data of each fold: panel, normalisation and expression from its training slides, features shared by all."""
+
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from gdml import _keys
+from gdml._errors import did_you_mean
+from gdml._provenance import counts_digest
+from gdml.expression import Normalization, as_normalization, normalize_counts, rank_genes
+from gdml.training.compare import FoldData, Slide
+from gdml.training.folds import Fold
+
+from .data import panel_counts, spot_data
+from .measured import measured_expression
+from .panel import choose_panel
+from .resolve import Spots
+
+_SWITCHES = ("order", "target_sum", "log", "smooth")
+_PANEL = ("n_genes", "method", "genes", "min_fraction")
+_KNOWN = ("normalization", "layer", *_SWITCHES, *_PANEL)
+_HEST = "hest"  # method of the panel of HEST-bench
+
+
+class FoldMaker:
+    """Makes the data of folds from tiled and embedded spots.
+
+    Parameters
+    ----------
+    spots
+        The spots, with raw counts.
+    group_key
+        Column with the group of each slide; None: each slide is its own.
+    normalize
+        Arguments of :func:`gdml.pp.normalize` and :func:`gdml.pp.select_genes` that replace those that the data were
+        normalised with.
+    needs
+        Parts of a batch that the models read.
+
+    Raises
+    ------
+    ValueError
+        If an argument of ``normalize`` is unknown or not valid, or the counts are not raw counts.
+    KeyError
+        If the layer or the column is absent.
+    """
+
+    def __init__(
+        self, spots: Spots, *, group_key: str | None, normalize: Mapping[str, Any], needs: Collection[str]
+    ) -> None:
+        self._panel_rule, self.normalization, layer = _normalization(spots, normalize)
+        counts = spots.counts(layer)
+        obs = pd.DataFrame({_keys.LIBRARY: spots.library}, index=spots.adata.obs_names)
+        for column in (_keys.ARRAY_ROW, _keys.ARRAY_COL):
+            if column in spots.adata.obs:
+                obs[column] = spots.adata.obs[column]
+        # counts and slides alone: panels are chosen on copies of some slides
+        self._counts = AnnData(counts, obs=obs, var=pd.DataFrame(index=spots.adata.var_names))
+        self._with_counts = "counts" in needs
+        self._rows = spots.slides
+        self.spots, _ = spot_data(spots, group_key=group_key, all_counts=counts)
+        self.slides = {
+            slide.name: Slide(slide.group, slide.key, counts_digest(counts[self._rows[slide.name]]))
+            for slide in self.spots.slides
+        }
+
+    def panel(self, fold: Fold) -> list[str]:
+        """Choose the panel of a fold on its training slides; that of HEST-bench on all slides, as its authors do.
+
+        Raises
+        ------
+        ValueError
+            If fewer genes pass the rule than asked for.
+        """
+        rule = self._panel_rule
+        rows = np.sort(np.concatenate([self._rows[slide] for slide in fold.train]))
+        try:
+            if rule.get("method") == _HEST and "genes" not in rule:
+                return self._hest_panel
+            chosen, _ = choose_panel(self._counts[rows].copy(), **rule)
+        except ValueError as error:
+            raise ValueError(f"Fold {fold.name!r}: {error} They are arguments of `normalize`.") from error
+        return list(self._counts.var_names[chosen])
+
+    @cached_property
+    def _hest_panel(self) -> list[str]:
+        """Genes found in enough spots of every slide, the most variable over all spots of all slides together."""
+        import scanpy as sc
+
+        n_genes, least = self._panel_rule["n_genes"], self._panel_rule.get("min_fraction", 0.1)
+        counts, names = self._counts.X, self._counts.var_names
+        library = self._counts.obs[_keys.LIBRARY]
+        candidates = rank_genes(counts, library, names, min_fraction=least)
+        if len(candidates) < n_genes:
+            raise ValueError(f"`n_genes` is {n_genes}, but only {len(candidates)} genes can be chosen from.")
+        expression = AnnData(normalize_counts(counts, candidates, self.normalization))
+        found = sc.pp.highly_variable_genes(expression, n_top_genes=n_genes, inplace=False)
+        order = np.argsort(-found["dispersions_norm"].fillna(-np.inf).to_numpy(), kind="stable")
+        return list(names[np.sort(candidates[order[:n_genes]])])
+
+    def make(self, fold: Fold, panel: list[str]) -> FoldData:
+        """Bring the expression of the panel genes to scale, slide by slide, for all slides of the fold."""
+        names = [*fold.train, *fold.test]
+        rows = np.concatenate([self._rows[slide] for slide in names])
+        expression = np.empty((len(rows), len(panel)), np.float32)
+        counts = np.empty_like(expression) if self._with_counts else None
+        start = 0
+        for slide in names:
+            part = self._counts[self._rows[slide]].copy()
+            here = slice(start, start := start + part.n_obs)
+            expression[here] = measured_expression(part, panel, self.normalization)
+            if counts is not None:
+                counts[here] = panel_counts(part, pd.Index(panel), None)
+        at = [slide.name for slide in self.spots.slides]
+        both = self.spots.select([at.index(slide) for slide in names])
+        both.expression = torch.from_numpy(expression)
+        both.counts = None if counts is None else torch.from_numpy(counts)
+        n_train = sum(len(self._rows[slide]) for slide in fold.train)
+        return FoldData(fold, both, rows[n_train:], panel)
+
+
+def _normalization(spots: Spots, normalize: Mapping[str, Any]) -> tuple[dict[str, Any], Normalization, str | None]:
+    """Arguments of ``choose_panel``, the scale, and the layer: as recorded, with ``normalize`` in place of some."""
+    for name in normalize:
+        if name not in _KNOWN:
+            raise ValueError(f"`normalize` has no argument {name!r}. {did_you_mean(name, _KNOWN)}")
+    recorded = spots.record(_keys.NORMALIZATION) or {}
+    scale = normalize.get("normalization") or (Normalization.from_dict(recorded) if recorded else "scanpy")
+    norm = as_normalization(scale, **{name: normalize.get(name) for name in _SWITCHES})
+    layer = normalize.get("layer", recorded.get("layer"))
+
+    rule = dict(spots.record("panel") or {})
+    panel = _keys.panel(spots.key)
+    if rule.get("method") == "given" and panel in spots.adata.var:
+        rule = {"genes": list(spots.adata.var_names[spots.adata.var[panel]])}
+    if "n_genes" in normalize or "method" in normalize:
+        rule.pop("genes", None)
+    rule = {k: v for k, v in {**rule, **normalize}.items() if k in _PANEL and v is not None}
+    rule.setdefault("n_genes", 250)
+    return rule, norm, None if layer is None else str(layer)
