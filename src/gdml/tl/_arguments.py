@@ -1,12 +1,10 @@
-"""Arguments of fit, checked and completed before anything is run."""
+"""Arguments of fit, checked and completed before anything is computed."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdml._errors import did_you_mean
+from gdml._errors import check_number, did_you_mean
 
 if TYPE_CHECKING:
     from gdml.training import TrainingConfig
@@ -19,7 +17,7 @@ def resolve_settings(
     training: "Mapping[str, Any] | TrainingConfig | None",
     max_epochs: int | None,
 ) -> tuple[Any, Any, "TrainingConfig"]:
-    """Class of the model, its config, and the loop's settings."""
+    """Class of a model, its config and the settings of the training loop; arguments as in :func:`gdml.tl.fit`."""
     from gdml.models.base import get_model, make_config
     from gdml.training import TrainingConfig, make_training_config
 
@@ -45,14 +43,9 @@ def resolve_settings(
 
 
 def check_split_arguments(validation: str | None, fraction: float) -> None:
+    """Refuse an unknown way to hold spots out, and a share that is not between 0 and 1."""
     if validation not in (None, "auto", "group", "block"):
         raise ValueError(f"`validation` is {validation!r}. {did_you_mean(str(validation), ('auto', 'group', 'block'))}")
+    check_number("validation_fraction", fraction)
     if not 0 < fraction < 1:
         raise ValueError(f"`validation_fraction` must lie between 0 and 1, found {fraction!r}.")
-
-
-def check_target(save_to: str | os.PathLike[str] | None) -> None:
-    """Refuse a folder that is no saved model before hours are spent, not after."""
-    if save_to is not None and Path(save_to).expanduser().exists():
-        if not (Path(save_to).expanduser() / "model.json").is_file():
-            raise FileExistsError(f"`save_to` {str(save_to)!r} exists and is no saved model; choose another folder.")

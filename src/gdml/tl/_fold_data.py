@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from gdml import _keys
 from gdml._errors import did_you_mean
 from gdml.expression import Normalization, as_normalization
-from gdml.spots.coordinates import library_of_each_spot
-from gdml.spots.counts import raw_counts
 from gdml.spots.data import panel_counts, spot_data
-from gdml.spots.groups import slide_groups
 from gdml.spots.measured import measured_expression
 from gdml.spots.panel import choose_panel
+from gdml.spots.resolve import Spots
 
 from ._folds import Fold, counts_digest
 
@@ -105,17 +103,16 @@ class FoldMaker:
         self, adata: AnnData, *, key: str, groups: str | None, normalize: Mapping[str, Any], needs: Collection[str]
     ) -> None:
         self._panel_rule, self.normalization, layer = _normalization(adata, normalize, key)
-        counts = raw_counts(adata, layer)
-        library_key = str(adata.uns[key][_keys.TILES]["library_key"])
-        obs = pd.DataFrame({_keys.LIBRARY: library_of_each_spot(adata, library_key)}, index=adata.obs_names)
+        spots = Spots.resolve(adata, key=key)
+        counts = spots.counts(layer)
+        obs = pd.DataFrame({_keys.LIBRARY: spots.library}, index=adata.obs_names)
         for column in (_keys.ARRAY_ROW, _keys.ARRAY_COL):
             if column in adata.obs:
                 obs[column] = adata.obs[column]
         # counts and slides alone: panels are chosen on copies of it
         self._counts = AnnData(counts, obs=obs, var=pd.DataFrame(index=adata.var_names))
         self._with_counts = "counts" in needs
-        of_slides = slide_groups(adata, groups, key=key)
-        self.everything, self._order = spot_data(adata, key=key, groups=of_slides)
+        self.everything, self._order = spot_data(adata, key=key, groups=spots.groups(groups))
         self.names = list(self.everything.names)
         self.groups = dict(zip(self.names, self.everything.groups, strict=True))
         self.digests = {name: counts_digest(self._counts.X[self._rows(name)]) for name in self.names}
@@ -134,7 +131,7 @@ class FoldMaker:
         """
         rows = np.sort(np.concatenate([self._rows(slide) for slide in fold.train]))
         try:
-            chosen, _ = choose_panel(self._counts[rows].copy(), **self._panel_rule)
+            chosen, _ = choose_panel(_spots(self._counts[rows].copy()), **self._panel_rule)
         except ValueError as error:
             raise ValueError(f"Fold {fold.name!r}: {error} They are arguments of `normalize`.") from error
         return self._counts.var_names[chosen]
@@ -146,7 +143,7 @@ class FoldMaker:
         rows = {side: np.concatenate([self._rows(s) for s in names]) for side, names in _sides(fold)}
         order = np.concatenate([rows["train"], rows["test"]])
         part = self._counts[order].copy()
-        measured = measured_expression(part, panel, self.normalization)
+        measured = measured_expression(_spots(part), panel, self.normalization)
         counts = torch.from_numpy(panel_counts(part, panel, None)) if self._with_counts else None
         both = self.everything.select([self.names.index(s) for _, names in _sides(fold) for s in names])
         both = replace(both, expression=torch.from_numpy(measured.to_numpy(np.float32)), counts=counts)
@@ -156,6 +153,10 @@ class FoldMaker:
         """Hashes of a slide's counts and of the positions of its spots, in their order."""
         xy = self.everything.xy[self.everything.rows_of(self.names.index(slide))].numpy()
         return [self.digests[slide], hashlib.blake2b(xy.tobytes(), digest_size=16).hexdigest()]
+
+
+def _spots(adata: AnnData) -> Spots:
+    return Spots.resolve(adata, coordinates=False)
 
 
 def _sides(fold: Fold) -> tuple[tuple[str, tuple[str, ...]], tuple[str, tuple[str, ...]]]:
