@@ -7,7 +7,7 @@ import pytest
 
 from gdml import pp, tl
 from gdml.spots import resolve
-from gdml.spots.coordinates import libraries, slide_record
+from gdml.spots.coordinates import libraries
 from gdml.spots.resolve import Spots
 
 
@@ -22,11 +22,9 @@ def make(names, **obs):
 
 def test_slides_with_numbers_for_names():
     adata = make([6, 6, 7, 7, 6])
-    adata.uns["spatial"] = {6: {"metadata": {"source_image_path": "six.tif"}}, 7: {}}
     spots = Spots.resolve(adata)
     assert {name: rows.tolist() for name, rows in spots.slides.items()} == {"6": [0, 1, 4], "7": [2, 3]}
     assert spots.library.tolist() == ["6", "6", "7", "7", "6"]
-    assert slide_record(adata, "6")["metadata"]["source_image_path"] == "six.tif"
     assert spots.groups("library_id") == {"6": "6", "7": "7"}
     # numbers and text of the same spelling are one slide, and no row is lost
     mixed = make(pd.Series([6, "6", 7], dtype=object).to_numpy())

@@ -1,8 +1,5 @@
 """Checks of an AnnData, spot centres, and the slide of each spot."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -117,11 +114,6 @@ def libraries(
         )
     codes, names = pd.factorize(column.astype(str).to_numpy(object))
     return {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
-
-
-def slide_record(adata: AnnData, slide: str, spatial_key: str = _keys.SPATIAL) -> Mapping[str, Any]:
-    """Entry of a slide in ``uns[spatial_key]``, whose keys may be numbers; empty where absent."""
-    return next((record for name, record in adata.uns.get(spatial_key, {}).items() if str(name) == slide), {})
 
 
 def check_column(adata: AnnData, argument: str, column: str) -> None:
