@@ -61,7 +61,7 @@ def raw(synthetic_adata):
 def _predicted(_synthetic):
     adata = _synthetic.copy()
     gdml.pp.select_genes(adata, n_genes=PANEL)
-    model = gdml.tl.fit(adata, "ridge", groups="patient")
+    model = gdml.tl.fit(adata, "ridge", group_key="patient")
     gdml.tl.predict(adata, model)
     return adata, model
 
@@ -290,7 +290,7 @@ def test_panel_genes_that_the_new_slide_lacks(predicted, model):
     assert tuple(new.obsm["gdml"].columns) == model.panel  # all of them, measured or not
     summary = gdml.tl.evaluate(new)
     assert (summary["n_genes"] == PANEL - 3).all() and (summary["n_absent"] == 3).all()
-    assert np.isnan(new.obsm["gdml_measured"][list(model.panel[:3])]).all(axis=None)
+    assert np.isnan(new.obsm["gdml_evaluated"][list(model.panel[:3])]).all(axis=None)
 
 
 # groups and sizes
@@ -298,7 +298,7 @@ def test_panel_genes_that_the_new_slide_lacks(predicted, model):
 
 def test_a_split_by_group_of_one(raw):
     raw.obs["patient"] = "P1"
-    call = lambda a: gdml.tl.fit(a, "ridge", groups="patient", validation="group")
+    call = lambda a: gdml.tl.fit(a, "ridge", group_key="patient", validation="group")
     refused(raw, call, ValueError, '`validation="group"` needs two groups or more.*Use validation="block"')
 
 
@@ -365,7 +365,7 @@ def truncated_record(folder):
 
 def newer(folder):
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
 
 
 def not_ours(folder):

@@ -36,6 +36,18 @@ def provenance_key(record: Mapping[str, Any], *, size: int = _SIZE) -> str:
     return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
 
+def array_digest(values: ArrayLike) -> str:
+    """Digest of whole numbers, hexadecimal: equal for equal numbers in the same order and shape.
+
+    Parameters
+    ----------
+    values
+        Whole numbers, of any integer type.
+    """
+    numbers = np.ascontiguousarray(values, "<i8")
+    return hashlib.blake2b(repr(numbers.shape).encode() + numbers.tobytes(), digest_size=_SIZE).hexdigest()
+
+
 def spots_digest(xy: ArrayLike, counts: Any = None) -> str:
     """Digest of a set of spots: the ordered (position, counts) pairs.
 

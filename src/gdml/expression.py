@@ -1,4 +1,4 @@
-"""Raw counts to the values that a model learns and is scored on: plain functions on arrays."""
+"""Normalisation of raw counts and choice of genes: plain functions on arrays."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -75,13 +75,20 @@ class Normalization:
             raise TypeError(f"`smooth` must be True or False, found {self.smooth!r}.")
         object.__setattr__(self, "smooth", bool(self.smooth))
 
+    @property
+    def unit(self) -> str:
+        """Unit of the values, for labels: ``"ln(counts per 10,000 + 1)"``."""
+        counts = "counts" if self.order == "none" else f"counts per {self.target_sum:,.0f}"
+        name = {"e": "ln", "2": "log2", "10": "log10"}
+        return counts if self.log == "none" else f"{name[self.log]}({counts} + 1)"
+
     def to_dict(self) -> dict[str, str | float | bool]:
-        """Give the fields as a plain dict, which writes to h5ad, zarr and JSON."""
+        """Fields as a plain dict, which can be written to h5ad, zarr and JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
-        """From a dict that holds the fields; other entries are left alone, missing ones take the default."""
+        """From a dict with the fields; other entries are ignored, missing ones take the default."""
         return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
 
 
@@ -90,18 +97,18 @@ NORMALIZATIONS = {
     "paper": Normalization(order="panel", log="10", smooth=True),
     "hest": Normalization(order="none"),
 }
-"""Normalisations by name: scanpy's (the default), that of the authors of Gene-DML, and that of HEST-bench."""
+"""Normalisations by name: scanpy's (the default), that of the authors of Gene-DML and that of HEST-bench."""
 
 
 def as_normalization(normalization: str | Normalization | Mapping[str, Any], **switches: Any) -> Normalization:
-    """Normalisation by name, from a record, or as given, with single switches changed.
+    """Get a normalisation by name, from a record, or as given, with single switches changed.
 
     Parameters
     ----------
     normalization
         A name of :data:`NORMALIZATIONS`, a :class:`Normalization`, or what its ``to_dict`` gave.
     **switches
-        Fields to change; those that are None are left as they are.
+        Fields to change; None leaves a field unchanged.
 
     Returns
     -------
@@ -129,7 +136,7 @@ def as_normalization(normalization: str | Normalization | Mapping[str, Any], **s
 
 
 def _matrix(counts: Counts) -> Any:
-    """Give the counts as a CSR matrix where they are sparse, else as an array."""
+    """Convert counts to a CSR matrix if sparse, else to an array."""
     return counts.tocsr() if isinstance(counts, sparse.sparray | sparse.spmatrix) else np.asarray(counts)
 
 
@@ -138,7 +145,7 @@ def _dense(matrix: Any) -> NDArray[Any]:
 
 
 def find_bad_count(counts: Counts) -> tuple[int, int, float] | None:
-    """Look for entries that no count can be: negative, fractional, NaN or infinite.
+    """Find an entry that is not a count: negative, fractional, NaN or infinite.
 
     Parameters
     ----------
@@ -180,14 +187,14 @@ def normalize_counts(
     panel
         Column of each panel gene in ``counts``, ``-1`` where the gene is absent.
     normalization
-        The scale of the values.
+        How counts are normalised.
     neighbors
-        Row-stochastic matrix, spots x spots, as :func:`grid_smoother` makes it; needed by ``smooth`` alone.
+        Row-stochastic matrix, spots x spots, from :func:`grid_smoother`; needed only to smooth.
 
     Returns
     -------
-    float32, spots x panel genes in the order of ``panel``; NaN for absent genes. A spot without any count
-    among the genes that it is scaled by stays zero, as in :func:`scanpy.pp.normalize_total`.
+    float32, spots x panel genes in the order of ``panel``; NaN for absent genes. A spot without counts in the genes
+    of its total stays zero, as in :func:`scanpy.pp.normalize_total`.
 
     Raises
     ------
@@ -222,10 +229,9 @@ def rank_genes(
 ) -> NDArray[np.intp]:
     """Genes found in enough spots of every slide, the most abundant first.
 
-    The rule of TRIPLEX (Chung et al., CVPR 2024): a gene counts when it is found in at least ``min_fraction``
-    of the spots of **every** slide; genes are ranked by their total counts over all slides. Genes with the same
-    count in every spot are left out. Equal totals are ranked by name, so that the order of the columns never
-    decides.
+    The rule of TRIPLEX (Chung et al., CVPR 2024): a gene is kept if it is found in at least ``min_fraction`` of the
+    spots of **every** slide; genes are ranked by their total counts over all slides. Genes with the same count in
+    every spot are left out. Ties are broken by name, so that the result does not depend on the order of columns.
 
     Parameters
     ----------

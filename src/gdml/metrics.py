@@ -1,6 +1,6 @@
-"""How well predictions match measurements, gene by gene: plain functions on arrays.
+"""Scores of predictions against measurements, gene by gene: plain functions on arrays.
 
-A gene that is constant in a slide has no correlation: its value is NaN, it is left out of every mean, and it
+A gene that is constant in a slide has no correlation: its value is NaN, it is left out of all means, and it
 ranks lowest.
 """
 
@@ -28,10 +28,10 @@ def _pair(measured: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.float64
     y, p = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
     if y.ndim != 2 or y.shape != p.shape:
         raise ValueError(
-            f"`measured` has shape {y.shape} and `predicted` {p.shape}: give two arrays, spots x genes, of one shape."
+            f"`measured` has shape {y.shape} and `predicted` {p.shape}: both must be spots x genes, of the same shape."
         )
     if not len(y):
-        raise ValueError("`measured` and `predicted` hold no spot.")
+        raise ValueError("`measured` and `predicted` have no spots.")
     return y, p
 
 
@@ -63,7 +63,7 @@ def pearson_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.fl
     Raises
     ------
     ValueError
-        If the two are not spots x genes of the same shape, with one spot at least.
+        If the two are not spots x genes of the same shape, with at least one spot.
     """
     y, p = _pair(measured, predicted)
     return np.clip(np.einsum("ij,ij->j", _centred(y), _centred(p)), -1, 1)
@@ -85,7 +85,7 @@ def spearman_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.f
     Raises
     ------
     ValueError
-        If the two are not spots x genes of the same shape, with one spot at least.
+        If the two are not spots x genes of the same shape, with at least one spot.
     """
     y, p = _pair(measured, predicted)
     undefined = np.isnan(pearson_per_gene(y, y)) | np.isnan(pearson_per_gene(p, p))
@@ -108,7 +108,7 @@ def mse_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float6
     Raises
     ------
     ValueError
-        If the two are not spots x genes of the same shape, with one spot at least.
+        If the two are not spots x genes of the same shape, with at least one spot.
     """
     y, p = _pair(measured, predicted)
     return ((y - p) ** 2).mean(0)
@@ -129,14 +129,14 @@ def mae_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float6
     Raises
     ------
     ValueError
-        If the two are not spots x genes of the same shape, with one spot at least.
+        If the two are not spots x genes of the same shape, with at least one spot.
     """
     y, p = _pair(measured, predicted)
     return np.abs(y - p).mean(0)
 
 
 def nan_mean(values: ArrayLike, axis: int | None = None) -> NDArray[np.float64]:
-    """Mean over the values that are not NaN; NaN, without a warning, where there is none.
+    """Mean over the values that are not NaN; NaN, without a warning, if there are none.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def nan_mean(values: ArrayLike, axis: int | None = None) -> NDArray[np.float64]:
 
     Returns
     -------
-    float64, ``values`` without that axis (or without any).
+    float64, ``values`` without that axis (or without all axes).
     """
     values = np.asarray(values, np.float64)
     found = ~np.isnan(values)
@@ -159,7 +159,7 @@ def nan_mean(values: ArrayLike, axis: int | None = None) -> NDArray[np.float64]:
 def _by_fold(pcc: ArrayLike) -> NDArray[np.float64]:
     found = np.atleast_2d(np.asarray(pcc, np.float64))
     if found.ndim != 2:
-        raise ValueError(f"`pcc` has shape {found.shape}; give folds (or slides) x genes.")
+        raise ValueError(f"`pcc` has shape {found.shape}; it must be folds (or slides) x genes.")
     return found
 
 
@@ -185,7 +185,7 @@ def gene_ranks(pcc: ArrayLike) -> NDArray[np.float64]:
 def top_genes(pcc: ArrayLike, n: int = 50) -> NDArray[np.intp]:
     """Genes with the best mean rank over folds.
 
-    Choose them on data that is not scored afterwards: chosen on the scored slides themselves, their mean is
+    Choose them on data that is not scored afterwards: if they are chosen on the scored slides, their mean is
     optimistic.
 
     Parameters
@@ -193,7 +193,7 @@ def top_genes(pcc: ArrayLike, n: int = 50) -> NDArray[np.intp]:
     pcc
         Correlations, folds x genes (or genes alone).
     n
-        How many; all where there are fewer.
+        Number of genes; all if there are fewer.
 
     Returns
     -------
@@ -210,17 +210,17 @@ def pcc_a(pcc: ArrayLike) -> float:
     Parameters
     ----------
     pcc
-        Correlations, slides x genes (or genes alone). NaN is left out; a slide of nothing else too.
+        Correlations, slides x genes (or genes alone). NaN is left out, and so are slides with NaN alone.
 
     Returns
     -------
-    The mean; NaN where there is no correlation at all.
+    The mean; NaN if no gene has a correlation.
     """
     return float(nan_mean(nan_mean(_by_fold(pcc), 1)))
 
 
 def pcc_h(pcc: ArrayLike, genes: ArrayLike) -> float:
-    """PCC(H): as :func:`pcc_a`, over the given genes alone, as :func:`top_genes` finds them.
+    """PCC(H): as :func:`pcc_a`, over the genes given, for instance those of :func:`top_genes`.
 
     Parameters
     ----------
@@ -231,6 +231,6 @@ def pcc_h(pcc: ArrayLike, genes: ArrayLike) -> float:
 
     Returns
     -------
-    The mean; NaN where there is no correlation at all.
+    The mean; NaN if no gene has a correlation.
     """
     return pcc_a(_by_fold(pcc)[:, np.asarray(genes, dtype=np.intp)])

@@ -43,7 +43,7 @@ def small():
 def _fitted(_ready):
     """Ridge is solved at once."""
     adata = _ready.copy()
-    return adata, gdml.tl.fit(adata, "ridge", groups="patient")
+    return adata, gdml.tl.fit(adata, "ridge", group_key="patient")
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_a_fold_is_what_fit_predict_and_evaluate_give(ready, small, tmp_path, mo
         ours = ready.obsm["gdml_m"].loc[new.obs_names, list(fitted.panel)]
         np.testing.assert_array_equal(ours, new.obsm["gdml"])
         np.testing.assert_array_equal(
-            ready.obsm["gdml_m_measured"].loc[new.obs_names, list(fitted.panel)], new.obsm["gdml_measured"]
+            ready.obsm["gdml_m_measured"].loc[new.obs_names, list(fitted.panel)], new.obsm["gdml_evaluated"]
         )
         slides = found.slides().set_index(["fold", "slide"]).loc[patient]
         for column in ("pcc_a", "pcc_h", "mse", "mae"):

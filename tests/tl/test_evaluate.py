@@ -1,9 +1,12 @@
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
+import gdml
 from gdml import tl
 from gdml.expression import NORMALIZATIONS, normalize_counts
 
@@ -26,7 +29,7 @@ def make(noise=1.0, normalization="scanpy", high=("g1", "g3")):
 
 
 def by_loops(adata):
-    truth = adata.obsm["gdml_measured"]
+    truth = adata.obsm["gdml_evaluated"]
     pcc = {}
     for slide in "abc":
         rows = adata.obs["library_id"] == slide
@@ -52,7 +55,7 @@ def test_scores_agree_with_loops():
     np.testing.assert_allclose(adata.var.loc[truth.columns, "gdml_pcc"], pcc.mean(), rtol=1e-5)
     np.testing.assert_allclose(adata.var.loc[truth.columns, "gdml_mse"], (error**2).mean(), rtol=1e-5)
     assert adata.var["gdml_mae"].drop(truth.columns).isna().all()
-    assert list(adata.obsm["gdml_measured"].columns) == list(adata.obsm["gdml"].columns)
+    assert list(adata.obsm["gdml_evaluated"].columns) == list(adata.obsm["gdml"].columns)
 
 
 def test_perfect_predictions_on_the_models_own_scale():
@@ -60,7 +63,7 @@ def test_perfect_predictions_on_the_models_own_scale():
     summary = tl.evaluate(adata)
     np.testing.assert_allclose(summary["pcc_a"], 1, atol=1e-6)
     np.testing.assert_allclose(summary["mse"], 0, atol=1e-6)
-    assert adata.uns["gdml"]["normalization"]["log"] == "e"
+    assert adata.uns["gdml"]["evaluate"]["normalization"]["log"] == "e"
 
 
 def test_constant_flat_and_absent_genes_are_counted_and_left_out():
@@ -77,7 +80,7 @@ def test_constant_flat_and_absent_genes_are_counted_and_left_out():
     pcc = pd.DataFrame(record["pcc"], record["libraries"], record["genes"])
     assert np.isnan(pcc.loc["a", "g3"]) and np.isnan(pcc.loc["b", "g0"]) and pcc.isna().to_numpy().sum() == 2
     assert summary.loc["a", "pcc_a"] == pytest.approx(pcc.loc["a", ["g1", "g0"]].mean())
-    assert adata.obsm["gdml_measured"]["g5"].isna().all()
+    assert adata.obsm["gdml_evaluated"]["g5"].isna().all()
 
 
 def test_without_high_genes_there_is_no_honest_pcc_h():
@@ -135,3 +138,77 @@ def test_bad_input_is_refused_and_nothing_written(spoil, error, says):
 def test_a_view_is_refused():
     with pytest.raises(ValueError, match="view"):
         tl.evaluate(make()[:9])
+
+
+def test_what_fit_learns_is_left_as_it_was(ready):
+    before = ready.obsm["gdml_measured"].copy(), dict(ready.uns["gdml"]["normalization"])
+    other = ready.copy()
+    gdml.pp.normalize(other, n_genes=12, normalization="paper", smooth=False)
+    model = gdml.tl.fit(other, "ridge")  # another panel on another scale
+    gdml.tl.predict(ready, model)
+    tl.evaluate(ready)
+    assert ready.obsm["gdml_measured"].equals(before[0]) and ready.uns["gdml"]["normalization"] == before[1]
+    assert list(ready.obsm["gdml_evaluated"].columns) == list(model.panel)
+    assert NORMALIZATIONS["paper"].log == ready.uns["gdml"]["evaluate"]["normalization"]["log"] == "10"
+    again = gdml.tl.fit(ready, "ridge")
+    assert again.panel == tuple(before[0].columns) and again.normalization["log"] == "e"
+    # and maps show what was scored beside it
+    axes = gdml.pl.spatial_pred(ready, model.panel[0], library_id="S1", show=False)
+    assert axes is not None
+
+
+@pytest.fixture(params=["library_id", "sample"])
+def compared(ready, request, tmp_path):
+    """Ridge on two given splits, so that S1 is scored in no fold; under another name of the column of slides, too."""
+    column = request.param
+    if column != "library_id":
+        ready.obs[column] = ready.obs.pop("library_id")
+        gdml.pp.tile(ready, library_key=column)
+        gdml.pp.embed(ready, "stain")
+    folds = {"one": (["S1", "S2"], ["S3"]), "two": (["S1", "S3"], ["S2", "S4"])}
+    result = gdml.tl.cross_validate(ready, "ridge", folds=folds, save_to=tmp_path, normalize={"n_genes": 15})
+    return ready, result, column
+
+
+def test_predictions_of_a_comparison_are_scored_where_they_exist(compared):
+    adata, result, column = compared
+    predicted = adata.obsm["gdml_ridge"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        table = tl.evaluate(adata, key="gdml_ridge")
+    assert list(table.index) == ["S2", "S3", "S4", "all"] and not table["in_training"].any()
+    sizes = adata.obs[column].astype(str).value_counts()
+    assert table["n_spots"].to_dict() == {**{s: sizes[s] for s in ("S2", "S3", "S4")}, "all": adata.n_obs - sizes["S1"]}
+    assert (table.loc[["S2", "S3", "S4"], "n_genes"] == 15).all()
+    scores = result.scores.groupby("slide")[["pcc", "mse"]].mean()
+    for slide in ("S2", "S3", "S4"):
+        assert table.loc[slide, "pcc_a"] == pytest.approx(scores.loc[slide, "pcc"], abs=1e-5)
+        assert table.loc[slide, "mse"] == pytest.approx(scores.loc[slide, "mse"], rel=1e-5)
+    assert set(adata.var_names[adata.var["gdml_ridge_pcc"].notna()]) == set(predicted.columns)
+    assert "gdml_ridge_evaluated" in adata.obsm and "evaluate" in adata.uns["gdml_ridge"]
+
+
+def test_genes_of_one_fold_are_left_out_of_the_others(compared):
+    adata, _, column = compared
+    predicted = adata.obsm["gdml_ridge"]
+    slide = adata.obs[column].astype(str).to_numpy()
+    gene = predicted.columns[predicted[slide == "S3"].notna().all()][0]
+    predicted.loc[slide == "S3", gene] = np.nan  # not in the panel of that fold
+    table = tl.evaluate(adata, key="gdml_ridge")
+    assert table["n_genes"].to_dict() == {"S2": 15, "S3": 14, "S4": 15, "all": predicted.shape[1]}
+    assert (table["n_flat"] == 0).all() and np.isfinite(table[["pcc_a", "mse", "mae"]]).all(axis=None)
+
+
+def test_it_says_where_the_predictions_of_a_comparison_are(compared):
+    adata, *_ = compared
+    with pytest.raises(KeyError, match="`key` is 'gdml', .* holds no predictions; name one of: gdml_ridge"):
+        tl.evaluate(adata)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_missing_for_some_spots_of_a_gene_are_refused(compared, value):
+    adata, *_ = compared
+    slide = (adata.obs[compared[2]].astype(str) == "S3").to_numpy().nonzero()[0]
+    adata.obsm["gdml_ridge"].iloc[slide[2], 0] = value
+    with pytest.raises(ValueError, match=r"obsm\['gdml_ridge'\]` holds NaN or infinite"):
+        tl.evaluate(adata, key="gdml_ridge")

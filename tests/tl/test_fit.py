@@ -32,7 +32,7 @@ def written(adata):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_seed_gives_the_same_predictions_bit_for_bit(ready, small, precision):
-    fit = lambda seed: gdml.tl.fit(ready, groups="patient", seed=seed, device="cpu", precision=precision, **small)
+    fit = lambda seed: gdml.tl.fit(ready, group_key="patient", seed=seed, device="cpu", precision=precision, **small)
     first, second, other = fit(1), fit(1), fit(2)
     assert np.array_equal(prediction(ready, first), prediction(ready, second))
     assert not np.array_equal(prediction(ready, first), prediction(ready, other))
@@ -78,7 +78,7 @@ def test_what_is_each_genes_own_is_kept_unless_labels_are_the_papers(ready, smal
 
 
 def test_what_a_model_carries(ready, small):
-    model = gdml.tl.fit(ready, groups="patient", seed=5, **small)
+    model = gdml.tl.fit(ready, group_key="patient", seed=5, **small)
     assert model.panel == tuple(ready.obsm["gdml_measured"].columns)
     assert model.normalization == {"order": "all", "target_sum": 1e4, "log": "e", "smooth": False}
     assert model.tiles == {"tile_um": 112.0, "tile_px": 224, "n_side": 5}
@@ -93,7 +93,7 @@ def test_what_a_model_carries(ready, small):
 
 
 def test_what_uns_records(ready, small, tmp_path):
-    model = gdml.tl.fit(ready, groups="patient", save_to=tmp_path / "model", **small)
+    model = gdml.tl.fit(ready, group_key="patient", save_to=tmp_path / "model", **small)
     record = ready.uns["gdml"]["fit"]
     assert record["model"] == str(tmp_path / "model") == model.path
     assert record["name"] == "gene-dml" and record["preset"] == "default"
@@ -139,7 +139,7 @@ def test_the_users_random_state_is_untouched(ready, small):
     ],
 )
 def test_how_spots_are_held_out(ready, validation, groups, by):
-    model = gdml.tl.fit(ready, "ridge", groups=groups, validation=validation)
+    model = gdml.tl.fit(ready, "ridge", group_key=groups, validation=validation)
     split = model.training["split"]
     assert split["by"] == by
     if by == "group":
@@ -167,8 +167,8 @@ def test_the_refit_learns_from_all_spots(ready, small):
 
     training_loop.Trainer = Spy
     try:
-        whole = gdml.tl.fit(ready, groups="patient", **small)
-        part = gdml.tl.fit(ready, groups="patient", **small | {"training": {**small["training"], "refit": False}})
+        whole = gdml.tl.fit(ready, group_key="patient", **small)
+        part = gdml.tl.fit(ready, group_key="patient", **small | {"training": {**small["training"], "refit": False}})
     finally:
         training_loop.Trainer = real
     first, again, alone = runs
@@ -210,7 +210,7 @@ def stop_after(epochs, monkeypatch):
 
 def test_interrupted_while_the_epoch_is_chosen(ready, small, monkeypatch):
     stop_after(2, monkeypatch)
-    model = gdml.tl.fit(ready, groups="patient", **small)
+    model = gdml.tl.fit(ready, group_key="patient", **small)
     assert len(model.history["epoch"]) == 2 and model.training["n_epochs"] == model.training["best_epoch"] <= 2
     assert np.isfinite(prediction(ready, model)).all()
 
@@ -219,10 +219,10 @@ def test_interrupted_while_the_epoch_is_chosen(ready, small, monkeypatch):
 def test_interrupted_while_learning_from_all_spots(ready, small, monkeypatch, more):
     # the model of the chosen epoch is whole, one half-way through the refit is not
     small["training"] |= {"learning_rate": 1e-3, "refit": False}
-    expected = gdml.tl.fit(ready, groups="patient", **small)
+    expected = gdml.tl.fit(ready, group_key="patient", **small)
     small["training"]["refit"] = True
     stop_after(3 + min(more, expected.training["best_epoch"] - 1), monkeypatch)
-    model = gdml.tl.fit(ready, groups="patient", **small)
+    model = gdml.tl.fit(ready, group_key="patient", **small)
     assert np.array_equal(prediction(ready, model), prediction(ready, expected))
 
 
@@ -267,7 +267,7 @@ def test_array_positions_are_not_needed(ready, small):
 def test_a_read_file_can_be_fitted(ready, small, tmp_path):
     ready.write_h5ad(tmp_path / "a.h5ad")
     again = ad.read_h5ad(tmp_path / "a.h5ad")
-    one, two = (gdml.tl.fit(a, groups="patient", **small) for a in (ready, again))
+    one, two = (gdml.tl.fit(a, group_key="patient", **small) for a in (ready, again))
     assert np.array_equal(prediction(ready, one), prediction(again, two))
     json.dumps(two.features), json.dumps(two.tiles), json.dumps(two.normalization)
 
@@ -289,7 +289,11 @@ def test_ridge(fitted):
     ("arguments", "error", "match"),
     [
         ({"model": "gene_dml"}, ValueError, "`model` is 'gene_dml', which is not known. Did you mean 'gene-dml'"),
-        ({"groups": "patients"}, KeyError, "`groups` is 'patients', which is no column of obs. Did you mean 'patient'"),
+        (
+            {"group_key": "patients"},
+            KeyError,
+            "`group_key` is 'patients', which is no column of obs. Did you mean 'patient'",
+        ),
         ({"preset": "her2"}, ValueError, "`preset` is 'her2'. Did you mean 'her2st'"),
         ({"model": "ridge", "preset": "her2st"}, ValueError, "`preset` is 'her2st'. .*'hest'"),
         ({"model": "stnet", "preset": "her2st"}, ValueError, "`preset` is 'her2st', but the model 'stnet' has none"),
@@ -306,8 +310,8 @@ def test_ridge(fitted):
     ],
 )
 def test_arguments_are_checked_first(synthetic_adata, monkeypatch, arguments, error, match):
-    for step in ("tile", "embed", "normalize"):
-        monkeypatch.setattr(f"gdml.tl._fit.{step}", lambda *a, **k: pytest.fail("a step was run"))
+    for step in ("tile", "embed", "normalize_spots"):
+        monkeypatch.setattr(f"gdml.tl._features.{step}", lambda *a, **k: pytest.fail("a step was run"))
     before = written(synthetic_adata)
     with pytest.raises(error, match=match):
         gdml.tl.fit(synthetic_adata, **arguments)
@@ -338,7 +342,7 @@ def test_one_group(ready):
         ready,
         ValueError,
         '`validation="group"` needs two groups or more; .patient. gives one .*"block"',
-        groups="patient",
+        group_key="patient",
         validation="group",
     )
     one = ready[ready.obs["library_id"] == "S1"].copy()
@@ -347,13 +351,13 @@ def test_one_group(ready):
 
 def test_a_slide_of_two_groups(ready):
     ready.obs["patient"] = np.where(np.arange(ready.n_obs) % 2, "A", "B")
-    refused(ready, ValueError, r"Slide 'S1' has spots of several groups in obs\['patient'\]", groups="patient")
+    refused(ready, ValueError, r"Slide 'S1' has spots of several groups in obs\['patient'\]", group_key="patient")
 
 
 def test_a_spot_without_group(ready):
     ready.obs["patient"] = ready.obs["patient"].astype(object)
     ready.obs.iloc[3, ready.obs.columns.get_loc("patient")] = None
-    refused(ready, ValueError, "is missing for 1 spots of slide 'S1'", groups="patient")
+    refused(ready, ValueError, "is missing for 1 spots of slide 'S1'", group_key="patient")
 
 
 def test_fewer_spots_than_groups_of_spots(ready, small):

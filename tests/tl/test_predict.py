@@ -17,7 +17,7 @@ def values(adata, model=None, **kwargs):
 @pytest.fixture
 def deep(ready, small):
     """A Gene-DML of a few epochs, and the spots that it was fitted on."""
-    return ready, gdml.tl.fit(ready, groups="patient", precision="fp32", **small)
+    return ready, gdml.tl.fit(ready, group_key="patient", precision="fp32", **small)
 
 
 @pytest.fixture
@@ -299,3 +299,76 @@ def test_an_impossible_batch_size(fitted, batch_size):
     with pytest.raises(ValueError, match="`batch_size` must be a whole number of at least 1"):
         gdml.tl.predict(adata, model, batch_size=batch_size)
     assert snapshot(adata) == before
+
+
+# devices
+
+
+class Elsewhere:
+    """A device that marks what was moved to it."""
+
+    def __init__(self, real):
+        self._real = real
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def to_device(self, module):
+        module.place = "elsewhere"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_returns_to_the_cpu_also_after_an_error(fitted, monkeypatch, fails):
+    adata, model = fitted
+    from gdml import training
+
+    real = training.make_fabric
+    monkeypatch.setattr(training, "make_fabric", lambda *a, **k: Elsewhere(real(*a, **k)))
+    monkeypatch.setattr(type(model.module), "cpu", lambda self: setattr(self, "place", "cpu"))
+    before = snapshot(adata)
+    if fails:
+
+        def forward(self, batch):
+            assert self.place == "elsewhere"
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(type(model.module), "forward", forward)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            gdml.tl.predict(adata, model)
+        assert snapshot(adata) == before
+    else:
+        gdml.tl.predict(adata, model)
+    assert model.module.place == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_leaves_the_gpu(deep, monkeypatch, fails):
+    adata, model = deep
+    if fails:
+
+        def forward(self, batch):
+            assert next(self.parameters()).is_cuda
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(type(model.module), "forward", forward)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            gdml.tl.predict(adata, model, device="cuda")
+    else:
+        gdml.tl.predict(adata, model, device="cuda")
+    assert all(not tensor.is_cuda for tensor in (*model.module.parameters(), *model.module.buffers()))
+
+
+def test_the_models_kind_of_neighbour_tiles_is_used(ready, bare):
+    gdml.pp.embed(ready, "stain", neighbors="lattice")
+    model = gdml.load(gdml.tl.fit(ready, "ridge").path)
+    assert model.features["neighbors"] == "lattice"
+    here = (ready.obs["library_id"] == "S3").to_numpy()
+    expected = values(ready, model)[here]
+    gdml.tl.predict(bare, model)
+    assert bare.uns["gdml"]["features"]["neighbors"] == "lattice"
+    np.testing.assert_allclose(bare.obsm["gdml"], expected, atol=1e-5)
+    # features with exact neighbours are those of another kind
+    other = bare.copy()
+    gdml.pp.embed(other, "stain", neighbors="exact")
+    assert values(other, model).equals(bare.obsm["gdml"])

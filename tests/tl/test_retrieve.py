@@ -217,7 +217,7 @@ def refused(adata, reference, error, match, **kwargs):
         ({"n_neighbors": True}, ValueError, "`n_neighbors` must be a whole number"),
         ({"n_neighbors": 10_000}, ValueError, r"`n_neighbors` is 10000, but `reference` has \d+ spots to find"),
         ({"spots": ["nothing"]}, KeyError, "1 of 1 `spots` are not in `adata`: nothing"),
-        ({"spots": []}, ValueError, "name one at least"),
+        ({"spots": []}, ValueError, "name at least one"),
         ({"model": 3}, TypeError, "`model` must be a trained model"),
         ({"gene_key": "symbols"}, KeyError, "`gene_key` is 'symbols'"),
     ],
@@ -274,8 +274,8 @@ def test_bad_profiles(deep):
     adata, _ = deep
     table = adata.obsm["gdml_measured"].iloc[:3]
     refused(table, adata, ValueError, "`query` is 'image', but `adata` holds expression profiles", query="image")
-    refused(table.iloc[[0, 0]], adata, ValueError, "several profiles of one name")
-    refused(table.iloc[:0], adata, ValueError, "without a profile")
+    refused(table.iloc[[0, 0]], adata, ValueError, "profiles with the same name")
+    refused(table.iloc[:0], adata, ValueError, "a table without rows")
     refused(table.iloc[0], adata, ValueError, "`spots` chooses among", spots="a")
     refused(adata, table, TypeError, "`reference` must be an AnnData")
     refused(adata, adata[:5], ValueError, "`reference` is a view: call reference = reference.copy")

@@ -111,7 +111,7 @@ def test_the_digest_tells_models_apart(make_data):
 
 
 def test_the_file_holds_numbers_and_text_alone(saved):
-    assert listing(saved) == ["model.json", "model.safetensors"]
+    assert listing(saved) == ["gdml.json", "model.json", "model.safetensors"]
     for path in saved.iterdir():
         with pytest.raises(ValueError, match="unknown|at position"):
             list(pickletools.genops(path.read_bytes()))
@@ -154,12 +154,13 @@ def test_it_says_what_it_is(saved):
 
 def test_overwriting_is_asked_for(make_data, saved):
     other = make("ridge", make_data())
-    with pytest.raises(FileExistsError, match="holds a saved model; choose another one or pass overwrite=True"):
+    with pytest.raises(FileExistsError, match="holds a saved model; choose another folder or pass overwrite=True"):
         other.save(saved)
     assert gdml.load(saved).name == "gene-dml"
     other.save(saved, overwrite=True)
     assert gdml.load(saved).name == "ridge"
-    assert listing(saved.parent) == ["model", "model/model.json", "model/model.safetensors"]
+    files = ["gdml.json", "model.json", "model.safetensors"]
+    assert listing(saved.parent) == ["model", *(f"model/{name}" for name in files)]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -168,7 +169,7 @@ def test_what_is_no_model_is_never_overwritten(make_data, tmp_path, overwrite):
     (tmp_path / "thesis" / "chapter1").write_text("years")
     (tmp_path / "file").write_text("text")
     for name in ("thesis", "file"):
-        with pytest.raises(FileExistsError, match="`path` .* exists and is no saved model; choose another one"):
+        with pytest.raises(FileExistsError, match="`path` .* exists and is no saved model; choose another folder"):
             make("ridge", make_data()).save(tmp_path / name, overwrite=overwrite)
     assert (tmp_path / "thesis" / "chapter1").read_text() == "years" and (tmp_path / "file").read_text() == "text"
 
@@ -208,7 +209,7 @@ def test_a_failed_exchange_puts_the_old_model_back(make_data, saved, monkeypatch
         patch.setattr(os, "replace", second_fails)
         make("ridge", make_data()).save(saved, overwrite=True)
     assert gdml.load(saved).name == "gene-dml" and listing(saved.parent)[0] == "model"
-    assert len(listing(saved.parent)) == 3
+    assert len(listing(saved.parent)) == 4
 
 
 # what can't be read
@@ -274,17 +275,30 @@ def test_from_a_newer_version(saved):
     # what else such a file holds is not ours to know
     edit(saved, lambda r: r.update(format_version=99, training=["all", "new"], config=None))
     with pytest.raises(
-        ValueError, match="written by a newer gdml .format 99, this one reads 1.: pip install --upgrade"
+        ValueError, match="written by a newer gdml .format 99, this one reads 2.: pip install --upgrade"
     ):
         gdml.load(saved)
 
 
 @pytest.mark.parametrize(
-    "name", ["format_version", "model", "config", "shape", "panel", "features", "tiles", "history", "weights_sha256"]
+    "name",
+    [
+        "format_version",
+        "model",
+        "config",
+        "shape",
+        "panel",
+        "features",
+        "tiles",
+        "history",
+        "slides",
+        "provenance",
+        "weights_sha256",
+    ],
 )
 @pytest.mark.parametrize("how", ["absent", "of another kind"])
 def test_an_incomplete_record(saved, name, how):
-    edit(saved, lambda r: r.pop(name) if how == "absent" else r.update({name: None}))
+    edit(saved, lambda r: r.pop(name) if how == "absent" else r.update({name: 0.5}))
     with pytest.raises(ValueError, match=f"is not a whole gdml model: model.json lacks {name}"):
         gdml.load(saved)
 

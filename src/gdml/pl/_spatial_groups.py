@@ -56,8 +56,8 @@ def find_groups(adata: AnnData, genes: list[str], slides: dict[str, NDArray[np.i
     """
     predicted = {key: adata.obsm[key] for key in keys if _is_table(adata, key)}
     homes = [*keys, _keys.KEY] if predicted else keys  # counts are measured once for all models
-    source = next((key for key in homes if _is_table(adata, _keys.measured(key))), None)
-    tables = predicted if source is None else {MEASURED: adata.obsm[_keys.measured(source)], **predicted}
+    source = next((name for key in homes for name in _measured(key) if _is_table(adata, name)), None)
+    tables = predicted if source is None else {MEASURED: adata.obsm[source], **predicted}
     if not tables:
         raise KeyError(
             f"`adata.obsm` holds neither predictions ({keys[0]!r}) nor measured expression "
@@ -65,7 +65,7 @@ def find_groups(adata: AnnData, genes: list[str], slides: dict[str, NDArray[np.i
         )
     for key in keys if len(keys) > 1 else []:
         if key not in predicted:
-            known = [name for name in adata.obsm if _is_table(adata, name) and not name.endswith(f"_{MEASURED}")]
+            known = [n for n in adata.obsm if _is_table(adata, n) and not n.endswith(("_measured", "_evaluated"))]
             raise KeyError(f"`key` names {key!r}, but adata.obsm has no such predictions. {did_you_mean(key, known)}")
     if not genes:
         raise ValueError("`genes` is empty; name one gene at least.")
@@ -81,6 +81,11 @@ def find_groups(adata: AnnData, genes: list[str], slides: dict[str, NDArray[np.i
         for library, rows in slides.items()
         for gene in genes
     ]
+
+
+def _measured(key: str) -> tuple[str, str]:
+    """Places of measured expression: as it was scored, else as models learn it."""
+    return _keys.evaluated(key), _keys.measured(key)
 
 
 def _is_table(adata: AnnData, key: str) -> bool:
@@ -118,7 +123,9 @@ def _pcc(measured: NDArray[np.float64], predicted: NDArray[np.float64]) -> float
 
 
 def _warn_of_two_scales(adata: AnnData, source: str, keys: list[str]) -> None:
-    record = adata.uns.get(source, {}).get(_keys.NORMALIZATION)
+    key = source.removesuffix("_evaluated").removesuffix("_measured")
+    stored = adata.uns.get(key, {})
+    record = (stored.get(_keys.EVALUATE, {}) if source == _keys.evaluated(key) else stored).get(_keys.NORMALIZATION)
     for key in keys:
         own = adata.uns.get(key, {}).get(_keys.PREDICT, {}).get(_keys.NORMALIZATION)
         if not record or not own:
@@ -140,7 +147,5 @@ def unit_of(adata: AnnData, keys: Sequence[str]) -> str:
         stored = adata.uns.get(key, {})
         record = stored.get(_keys.PREDICT, {}).get(_keys.NORMALIZATION) or stored.get(_keys.NORMALIZATION)
         if record:
-            norm = Normalization.from_dict(record)
-            per = "counts" if norm.order == "none" else f"counts per {norm.target_sum:,.0f}"
-            return {"e": f"ln({per} + 1)", "2": f"log2({per} + 1)", "10": f"log10({per} + 1)", "none": per}[norm.log]
+            return Normalization.from_dict(record).unit
     return "expression"

@@ -1,4 +1,4 @@
-"""What every verb asks of an AnnData first: that it can be written to, where its spots lie, and on which slide."""
+"""Checks of an AnnData, spot centres, and the slide of each spot."""
 
 import numpy as np
 import pandas as pd
@@ -6,27 +6,27 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import some
+from gdml._errors import did_you_mean, some
 
 ONE_SLIDE = "slide"  # name of the only slide where the AnnData names none
 
 
 def check_adata(adata: AnnData, *, copy: bool = False, name: str = "adata") -> None:
-    """Refuse what the verbs can't write to: a view, a backed object, ambiguous names, no spots.
+    """Refuse an AnnData that cannot be written to, has no spots or has ambiguous names.
 
     Parameters
     ----------
     adata
-        What the user gave.
+        What the user passed.
     copy
-        Whether a copy is written to, so that a view does no harm.
+        Whether results are written to a copy, so that a view is accepted.
     name
-        Of the argument, for messages.
+        Name of the argument, for messages.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     ValueError
         If it is backed, a view (without ``copy``) or empty, or if names of spots or genes repeat.
     """
@@ -44,8 +44,8 @@ def check_adata(adata: AnnData, *, copy: bool = False, name: str = "adata") -> N
         (adata.var_names, "gene names (var_names)", "var_names_make_unique"),
     ):
         if not names.is_unique:
-            twice = names[names.duplicated()].unique()
-            raise ValueError(f"`{name}` has duplicate {what}: {some(twice)}; call {name}.{mend}().")
+            repeated = names[names.duplicated()].unique()
+            raise ValueError(f"`{name}` has duplicate {what}: {some(repeated)}; call {name}.{mend}().")
 
 
 def spot_coordinates(adata: AnnData, spatial_key: str = _keys.SPATIAL) -> NDArray[np.float64]:
@@ -56,12 +56,12 @@ def spot_coordinates(adata: AnnData, spatial_key: str = _keys.SPATIAL) -> NDArra
     KeyError
         If ``obsm`` has none.
     ValueError
-        If the shape is another one, or a coordinate is NaN or infinite.
+        If the shape is wrong, or a coordinate is NaN or infinite.
     """
     if spatial_key not in adata.obsm:
         raise KeyError(
-            f"obsm[{spatial_key!r}] is missing: spot centres (x, y) in full-resolution pixels are needed; "
-            f"name their place with spatial_key= (obsm has: {some(adata.obsm) or 'nothing'})."
+            f"obsm[{spatial_key!r}] is missing: spot centres (x, y) in full-resolution pixels are needed. If they are "
+            f"elsewhere, call gdml.pp.tile(adata, spatial_key=...) (obsm has: {some(adata.obsm) or 'nothing'})."
         )
     xy = np.asarray(adata.obsm[spatial_key])
     if xy.shape != (adata.n_obs, 2) or xy.dtype.kind not in "fiu":
@@ -83,37 +83,48 @@ def spot_coordinates(adata: AnnData, spatial_key: str = _keys.SPATIAL) -> NDArra
 def libraries(
     adata: AnnData, library_key: str = _keys.LIBRARY, *, spatial_key: str = _keys.SPATIAL
 ) -> dict[str, NDArray[np.intp]]:
-    """Rows of each slide, slides in order of appearance.
+    """Rows of each slide, slides in order of appearance, their names as text.
 
-    Without the column there is one slide: the only one in ``uns[spatial_key]``, or one called "slide".
+    Without the default column there is one slide: the only one in ``uns[spatial_key]``, or one called "slide".
 
     Raises
     ------
     KeyError
-        If the column is absent and ``uns`` holds several slides.
+        If a column other than the default is absent, or the default one is and ``uns`` holds several slides.
     ValueError
         If a spot has no slide.
     """
     if library_key not in adata.obs:
+        if library_key != _keys.LIBRARY:
+            check_column(adata, "library_key", library_key)
         names = list(adata.uns.get(spatial_key, {}))
         if len(names) > 1:
             raise KeyError(
                 f"obs[{library_key!r}] is missing while uns[{spatial_key!r}] holds {len(names)} slides "
-                f"({some(names)}): name the column of obs that tells them apart with library_key=."
+                f"({some(names)}): name the column of obs with the slide of each spot, "
+                "gdml.pp.tile(adata, library_key=...)."
             )
-        return {names[0] if names else ONE_SLIDE: np.arange(adata.n_obs)}
-    codes, names = pd.factorize(adata.obs[library_key].astype(object))
-    if (codes < 0).any():
+        return {str(names[0]) if names else ONE_SLIDE: np.arange(adata.n_obs)}
+    column = adata.obs[library_key]
+    missing = column.isna().to_numpy()
+    if missing.any():
         raise ValueError(
-            f"obs[{library_key!r}] is missing for {(codes < 0).sum()} spots ({some(adata.obs_names[codes < 0])}); "
+            f"obs[{library_key!r}] is missing for {missing.sum()} spots ({some(adata.obs_names[missing])}); "
             "fill it in or drop them."
         )
-    return {str(name): np.flatnonzero(codes == code) for code, name in enumerate(names)}
+    codes, names = pd.factorize(column.astype(str).to_numpy(object))
+    return {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
 
 
-def library_of_each_spot(adata: AnnData, library_key: str) -> NDArray[np.str_]:
-    """Name of the slide of each spot, length n_obs."""
-    library = np.empty(adata.n_obs, dtype=object)
-    for name, rows in libraries(adata, library_key).items():
-        library[rows] = name
-    return library.astype(str)
+def check_column(adata: AnnData, argument: str, column: str) -> None:
+    """Refuse the name of a column that ``obs`` does not have.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    """
+    if column not in adata.obs:
+        columns = list(map(str, adata.obs.columns))
+        hint = did_you_mean(column, columns) if columns else "`adata.obs` has no columns."
+        raise KeyError(f"`{argument}` is {column!r}, which is no column of obs. {hint}")

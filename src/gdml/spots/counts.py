@@ -1,4 +1,4 @@
-"""Raw counts of an AnnData, checked."""
+"""Raw counts of an AnnData."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from gdml.expression import find_bad_count
 
 
 def raw_counts(adata: AnnData, layer: str | None) -> Any:
-    """Matrix of raw counts, spots x genes, dense or sparse: ``adata.X``, or the named layer.
+    """Matrix of raw counts, spots x genes, dense or sparse: ``adata.X`` or the named layer.
 
     Raises
     ------
@@ -33,14 +33,14 @@ def raw_counts(adata: AnnData, layer: str | None) -> Any:
         row, col, value = bad
         raise ValueError(
             f"{where} holds {value:g} (spot {adata.obs_names[row]!r}, gene {adata.var_names[col]!r}), which is no raw "
-            "count. Name the layer that holds whole, non-negative counts, for example layer='counts'"
+            "count. Name the layer with whole, non-negative counts, for example layer='counts'"
             + (f" (there are: {some(_named_layers(adata))})." if _named_layers(adata) else ".")
         )
     empty = np.flatnonzero(np.asarray(counts.sum(1)).ravel() == 0)
     if len(empty):
         raise ValueError(
             f"{len(empty)} of {adata.n_obs} spots have no counts in {where} ({some(adata.obs_names[empty])}). "
-            "Leave them out: sc.pp.filter_cells(adata, min_counts=1)."
+            "Remove them: sc.pp.filter_cells(adata, min_counts=1)."
         )
     return counts
 

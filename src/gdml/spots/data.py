@@ -1,24 +1,19 @@
 """From resolved spots to the data of a run."""
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
 from gdml import _keys
-from gdml._provenance import provenance_key, spots_digest
-from gdml.features import read_head
-from gdml.features.bank import MemoryBank, TileBank
+from gdml._provenance import array_digest, provenance_key
 from gdml.training.data import SlideSpots, SpotData
 
-from .counts import raw_counts
-from .features import load_features
+from .features import bank_rows
+from .provenance import slide_provenance
 from .resolve import Spots
 
 
@@ -28,7 +23,6 @@ def spot_data(
     expression: NDArray[np.float32] | None = None,
     counts: NDArray[np.float32] | None = None,
     group_key: str | None = None,
-    all_counts: Any = None,
 ) -> tuple[SpotData, NDArray[np.intp]]:
     """Index the features, geometry and expression of all spots; features stay on disk.
 
@@ -40,8 +34,6 @@ def spot_data(
         (n_obs, n_genes) float32 targets and raw counts of the panel genes, rows as in the AnnData.
     group_key
         Column with the group of each slide; None: each slide is its own.
-    all_counts
-        Raw counts of all genes, n_obs x n_vars, which the keys of the slides then depend on.
 
     Returns
     -------
@@ -52,21 +44,22 @@ def spot_data(
     """
     tiles = spots.record(_keys.TILES) or {}
     groups = spots.groups(group_key)
-    order = np.concatenate(list(spots.slides.values()))
     slides = []
     for name, rows in spots.slides.items():
-        bank = _bank_rows(spots, name)
+        bank = bank_rows(spots, name)
         side = float(tiles["slides"][name]["side_px"])
-        xy = (spots.xy[rows] / side).astype(np.float32)
-        grid = spots.grid(name)
-        key = slide_key(spots, name, grid, None if all_counts is None else all_counts[rows])
-        slides.append(SlideSpots(name, groups[name], *bank, grid, xy, key))
-    as_tensor = lambda part: None if part is None else torch.from_numpy(part[order])
+        slides.append(
+            SlideSpots(name, groups[name], *bank, spots.grid(name), (spots.xy[rows] / side).astype(np.float32))
+        )
+    order = np.concatenate(list(spots.slides.values()))
+    # spots whose slides lie side by side need no copy of their targets
+    in_order = np.array_equal(order, np.arange(len(order)))
+    as_tensor = lambda part: None if part is None else torch.from_numpy(part if in_order else part[order])
     return SpotData(slides, as_tensor(expression), as_tensor(counts)), order
 
 
-def slide_key(spots: Spots, slide: str, grid: NDArray[np.int64], counts: Any = None) -> str:
-    """Provenance key of a slide: whatever its features, positions or counts depend on.
+def slide_key(spots: Spots, slide: str, counts: Any) -> str:
+    """Provenance key of a slide: what its features, the places of its spots and their counts depend on.
 
     Parameters
     ----------
@@ -74,50 +67,18 @@ def slide_key(spots: Spots, slide: str, grid: NDArray[np.int64], counts: Any = N
         Tiled and embedded.
     slide
         Name of the slide.
-    grid
-        (n, 2) position of its spots on the grid.
     counts
-        Raw counts of its spots, n x n_vars; None where they play no part.
+        Raw counts, n_obs x n_vars.
     """
-    tiles, features = spots.record(_keys.TILES) or {}, spots.record(_keys.FEATURES) or {}
-    of_slide = tiles["slides"][slide]
-    return provenance_key(
-        {
-            "image": _image(of_slide, features, slide),
-            "geometry": {
-                **{name: str(of_slide.get(name)) for name in ("um_per_px", "side_px")},
-                **{name: str(tiles[name]) for name in ("tile_px", "n_side")},
-                "neighbors": str(features.get("neighbors")),
-            },
-            "encoder": {name: str(features.get(name)) for name in ("identity", "precision", "tokens")},
-            "grid": hashlib.blake2b(grid.astype("<i8").tobytes(), digest_size=16).hexdigest(),
-            "spots": spots_digest(spots.xy[spots.slides[slide]], counts),
-        }
-    )
+    # the grid may come from columns of obs, and models read it
+    grid = array_digest(spots.grid(slide))
+    return provenance_key({**slide_provenance(spots, slide, counts=counts), "grid": grid})
 
 
-def _image(of_slide: dict[str, Any], features: dict[str, Any], slide: str) -> str:
-    """Fingerprint of the image of a slide, as recorded, or as its feature store has it."""
-    if "fingerprint" in of_slide:
-        return str(of_slide["fingerprint"])
-    return str(read_head(Path(str(features["stores"]["0"]["own"][slide])))["spec"]["image"])
-
-
-def _bank_rows(spots: Spots, slide: str) -> tuple[TileBank, NDArray[np.int32], NDArray[np.int32]]:
-    """Tile bank of a slide, with the rows of its spots' own tiles and of their neighbours."""
-    part = spots.adata[spots.slides[slide]]
-    ((_, found),) = load_features(part, key=spots.key).items()
-    n = len(found.pooled)
-    around = np.full(found.neighbor_mask.shape, -1, np.int32)
-    around[found.neighbor_mask] = n + np.arange(found.neighbor_mask.sum())
-    bank: Any = MemoryBank(found.tokens, np.concatenate([found.pooled, found.neighbors[found.neighbor_mask]]))
-    return bank, np.arange(n, dtype=np.int32), around
-
-
-def panel_counts(adata: AnnData, panel: pd.Index, layer: str | None) -> NDArray[np.float32]:
-    """Raw counts of the panel genes, (n_obs, n_panel) float32; zero for genes that ``adata`` lacks."""
-    at = adata.var_names.get_indexer(panel)
-    found = raw_counts(adata, layer)[:, at[at >= 0]]
-    counts = np.zeros((adata.n_obs, len(at)), np.float32)
+def panel_counts(spots: Spots, panel: pd.Index, layer: str | None, rows: Any = slice(None)) -> NDArray[np.float32]:
+    """Raw counts of the panel genes at some spots, (n, n_panel) float32; zero for absent genes."""
+    at = spots.adata.var_names.get_indexer(panel)
+    found = spots.counts(layer)[rows][:, at[at >= 0]]
+    counts = np.zeros((found.shape[0], len(at)), np.float32)
     counts[:, at >= 0] = found.toarray() if sparse.issparse(found) else found
     return counts

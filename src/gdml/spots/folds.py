@@ -16,7 +16,7 @@ from gdml.expression import Normalization, as_normalization, normalize_counts, r
 from gdml.training.compare import FoldData, Slide
 from gdml.training.folds import Fold
 
-from .data import panel_counts, spot_data
+from .data import panel_counts, slide_key, spot_data
 from .measured import measured_expression
 from .panel import choose_panel
 from .resolve import Spots
@@ -53,19 +53,15 @@ class FoldMaker:
     def __init__(
         self, spots: Spots, *, group_key: str | None, normalize: Mapping[str, Any], needs: Collection[str]
     ) -> None:
-        self._panel_rule, self.normalization, layer = _normalization(spots, normalize)
-        counts = spots.counts(layer)
-        obs = pd.DataFrame({_keys.LIBRARY: spots.library}, index=spots.adata.obs_names)
-        for column in (_keys.ARRAY_ROW, _keys.ARRAY_COL):
-            if column in spots.adata.obs:
-                obs[column] = spots.adata.obs[column]
-        # counts and slides alone: panels are chosen on copies of some slides
-        self._counts = AnnData(counts, obs=obs, var=pd.DataFrame(index=spots.adata.var_names))
+        self._panel_rule, self.normalization, self._layer = _normalization(spots, normalize)
+        counts = spots.counts(self._layer)
+        self._of = spots
         self._with_counts = "counts" in needs
-        self._rows = spots.slides
-        self.spots, _ = spot_data(spots, group_key=group_key, all_counts=counts)
+        self.spots, _ = spot_data(spots, group_key=group_key)
         self.slides = {
-            slide.name: Slide(slide.group, slide.key, counts_digest(counts[self._rows[slide.name]]))
+            slide.name: Slide(
+                slide.group, slide_key(spots, slide.name, counts), counts_digest(counts[spots.slides[slide.name]])
+            )
             for slide in self.spots.slides
         }
 
@@ -78,14 +74,14 @@ class FoldMaker:
             If fewer genes pass the rule than asked for.
         """
         rule = self._panel_rule
-        rows = np.sort(np.concatenate([self._rows[slide] for slide in fold.train]))
         try:
             if rule.get("method") == _HEST and "genes" not in rule:
                 return self._hest_panel
-            chosen, _ = choose_panel(self._counts[rows].copy(), **rule)
+            rows = np.sort(np.concatenate([self._of.slides[slide] for slide in fold.train]))
+            chosen, _ = choose_panel(self._of, layer=self._layer, rows=rows, **rule)
         except ValueError as error:
             raise ValueError(f"Fold {fold.name!r}: {error} They are arguments of `normalize`.") from error
-        return list(self._counts.var_names[chosen])
+        return list(self._of.adata.var_names[chosen])
 
     @cached_property
     def _hest_panel(self) -> list[str]:
@@ -93,9 +89,8 @@ class FoldMaker:
         import scanpy as sc
 
         n_genes, least = self._panel_rule["n_genes"], self._panel_rule.get("min_fraction", 0.1)
-        counts, names = self._counts.X, self._counts.var_names
-        library = self._counts.obs[_keys.LIBRARY]
-        candidates = rank_genes(counts, library, names, min_fraction=least)
+        counts, names = self._of.counts(self._layer), self._of.adata.var_names
+        candidates = rank_genes(counts, self._of.library, names, min_fraction=least)
         if len(candidates) < n_genes:
             raise ValueError(f"`n_genes` is {n_genes}, but only {len(candidates)} genes can be chosen from.")
         expression = AnnData(normalize_counts(counts, candidates, self.normalization))
@@ -106,22 +101,21 @@ class FoldMaker:
     def make(self, fold: Fold, panel: list[str]) -> FoldData:
         """Bring the expression of the panel genes to scale, slide by slide, for all slides of the fold."""
         names = [*fold.train, *fold.test]
-        rows = np.concatenate([self._rows[slide] for slide in names])
-        expression = np.empty((len(rows), len(panel)), np.float32)
+        rows = [self._of.slides[slide] for slide in names]
+        expression = np.empty((sum(map(len, rows)), len(panel)), np.float32)
         counts = np.empty_like(expression) if self._with_counts else None
         start = 0
-        for slide in names:
-            part = self._counts[self._rows[slide]].copy()
-            here = slice(start, start := start + part.n_obs)
-            expression[here] = measured_expression(part, panel, self.normalization)
+        for of_slide in rows:
+            part = slice(start, start := start + len(of_slide))
+            expression[part] = measured_expression(
+                self._of, panel, self.normalization, layer=self._layer, rows=of_slide
+            )
             if counts is not None:
-                counts[here] = panel_counts(part, pd.Index(panel), None)
-        at = [slide.name for slide in self.spots.slides]
-        both = self.spots.select([at.index(slide) for slide in names])
+                counts[part] = panel_counts(self._of, pd.Index(panel), self._layer, of_slide)
+        both = self.spots.select([self.spots.names.index(slide) for slide in names])
         both.expression = torch.from_numpy(expression)
         both.counts = None if counts is None else torch.from_numpy(counts)
-        n_train = sum(len(self._rows[slide]) for slide in fold.train)
-        return FoldData(fold, both, rows[n_train:], panel)
+        return FoldData(fold, both, np.concatenate(rows[len(fold.train) :]), panel)
 
 
 def _normalization(spots: Spots, normalize: Mapping[str, Any]) -> tuple[dict[str, Any], Normalization, str | None]:

@@ -1,6 +1,7 @@
-"""The genes of a panel in an AnnData: by symbol or Ensembl id, in ``var_names`` or a column of ``var``."""
+"""Matching of the genes of a panel, by symbol or Ensembl id, in ``var_names`` or a column of ``var``."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +21,16 @@ _SPECIES = {"": "human", "MUS": "mouse", "RNO": "rat", "DAR": "zebrafish", "SSC"
 
 @dataclass(frozen=True)
 class GeneMatch:
-    """Where the genes of a panel stand.
+    """Columns of the genes of a panel.
 
     Parameters
     ----------
     columns
         Column of each panel gene, -1 for those that are absent or ambiguous.
     gene_key
-        What they were found by: ``"var_names"``, or a column of ``var``.
+        Names that were matched: ``"var_names"``, or a column of ``var``.
     ambiguous
-        Panel genes whose name several genes bear. Which of them is meant can't be known, so none is taken.
+        Panel genes whose name occurs more than once. Which gene is meant is unknown, so none is matched.
     """
 
     columns: NDArray[np.intp]
@@ -43,7 +44,7 @@ class GeneMatch:
 
     @property
     def n(self) -> int:
-        """Number of them."""
+        """Number of panel genes that were found."""
         return int(self.present.sum())
 
     def __str__(self) -> str:
@@ -62,8 +63,8 @@ def match_genes(adata: AnnData, panel: Sequence[str], gene_key: str | None = Non
     panel
         Names of the genes, each once.
     gene_key
-        Column of ``var`` with their names, or ``"var_names"``. None: ``var_names``, or the column of text that
-        more of the panel is found by.
+        Column of ``var`` with their names, or ``"var_names"``. None: ``var_names`` or a column of text, whichever
+        matches more panel genes.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def match_genes(adata: AnnData, panel: Sequence[str], gene_key: str | None = Non
     if match.ambiguous:
         logg.warning(
             f"{len(match.ambiguous)} of {len(panel)} panel genes occur more than once in {_place(match.gene_key)} "
-            f"({some(match.ambiguous)}): which of them is meant is unknown, so they count as not measured."
+            f"({some(match.ambiguous)}): which gene is meant is unknown, so they count as not measured."
         )
     return match
 
@@ -83,7 +84,7 @@ def match_genes(adata: AnnData, panel: Sequence[str], gene_key: str | None = Non
 def match_as_predicted(
     adata: AnnData, panel: Sequence[str], gene_key: str | None, record: Mapping[str, Any]
 ) -> GeneMatch:
-    """Find the genes by what a prediction's record says, where ``gene_key`` is None and that still finds any."""
+    """Find the genes by the names that a prediction recorded, unless ``gene_key`` is given or they match none."""
     before = record.get("gene_key")
     if gene_key is None and (before in adata.var or before == VAR_NAMES):
         match = match_genes(adata, panel, before)
@@ -92,19 +93,31 @@ def match_as_predicted(
     return match_genes(adata, panel, gene_key)
 
 
-def why_none(adata: AnnData, panel: Sequence[str], gene_key: str | None = None) -> str:
-    """Sentences for an error: no gene of the panel was found, what the data have instead, and what would mend it."""
+def warn_of_few(
+    adata: AnnData, panel: Sequence[str], match: GeneMatch, gene_key: str | None, *, stacklevel: int
+) -> None:
+    """Warn where fewer than half of the panel's genes were matched in an AnnData that has genes."""
+    if adata.n_vars and 2 * match.n < len(match.columns):
+        warnings.warn(why_few(adata, panel, match, gene_key), UserWarning, stacklevel=stacklevel + 1)
+
+
+def why_few(adata: AnnData, panel: Sequence[str], match: GeneMatch, gene_key: str | None = None) -> str:
+    """Explain that few or none of the panel's genes were matched: names wanted, names found, and the remedy."""
     keys = _candidates(adata, gene_key)
-    names = _names(adata, keys[0])
-    wanted, offered = _kind(panel), _kind(names)
+    place = match.gene_key if match.n else keys[0]
+    names = _names(adata, place)
+    absent = [gene for gene, present in zip(panel, match.present, strict=True) if not present]
+    wanted, offered = _kind(absent), _kind(names)
+    many = f"Only {match.n}" if match.n else "None"
+    elsewhere = " or in another column of text in `adata.var`" if len(keys) > 1 and not match.n else ""
     text = (
-        f"None of the {len(panel)} panel genes ({wanted}: {some(panel)}) is in {_place(keys[0])} "
-        f"({offered}: {some(names)}){' or in another column of text in `adata.var`' if len(keys) > 1 else ''}. "
+        f"{many} of the {len(panel)} panel genes ({wanted}: {some(absent)}{' are absent' if match.n else ''}) "
+        f"{'are' if match.n > 1 else 'is'} in {_place(place)} ({offered}: {some(names)}){elsewhere}. "
     )
     mend = "in a column of `adata.var`, and name it with gene_key="
-    by_case = max((_ignoring_case(panel, _names(adata, key)) for key in keys), key=len)
+    by_case = max((_ignoring_case(absent, _names(adata, key)) for key in keys), key=len)
     if any(match_names(_names(adata, key), panel, key).ambiguous for key in keys):
-        return text + f"Some occur more than once, so that none of them can be told: put unique names {mend}."
+        return text + f"Some names occur more than once, which leaves the gene unknown: put unique names {mend}."
     if by_case:
         return text + (
             f"{len(by_case)} match when case is ignored ({some(by_case, 2)}): are these genes of two species, such as "
@@ -114,11 +127,11 @@ def why_none(adata: AnnData, panel: Sequence[str], gene_key: str | None = None) 
         return text + f"These are two species: put the names of the orthologs in the panel's species {mend}."
     if wanted != offered:
         return text + f"Genes are matched by name: put the {wanted} {mend}."
-    return text + "Genes are matched by name: symbols or Ensembl ids."
+    return text + "Genes are matched by name: symbols or Ensembl ids. Other names can be put " + mend + "."
 
 
 def _candidates(adata: AnnData, gene_key: str | None) -> list[str]:
-    """List what genes may be matched by: ``var_names`` and the columns of text, or what the user named."""
+    """List the names to match genes by: ``var_names`` and the columns of text, or what the user named."""
     if gene_key is None:
         return [VAR_NAMES, *(str(name) for name, column in adata.var.items() if _is_text(column))]
     if gene_key != VAR_NAMES and gene_key not in adata.var:
@@ -135,7 +148,7 @@ def _is_text(column: pd.Series) -> bool:
 
 
 def _names(adata: AnnData, key: str) -> pd.Index:
-    """Names of all genes; "" where there is none."""
+    """Names of all genes; "" where missing."""
     if key == VAR_NAMES:
         return pd.Index(adata.var_names.astype(str), dtype=object)
     column = adata.var[key].astype(object)
@@ -143,17 +156,19 @@ def _names(adata: AnnData, key: str) -> pd.Index:
 
 
 def match_names(names: pd.Index, panel: Sequence[str], key: str) -> GeneMatch:
-    """Find the genes of a panel among names that stand in ``key``."""
+    """Find the genes of a panel among the names of ``key``."""
     exact = pd.Index(panel, dtype=object)
     columns: NDArray[np.intp] = np.full(len(exact), -1, np.intp)
-    twice = np.zeros(len(exact), bool)
+    repeats = np.zeros(len(exact), bool)
     for wanted, offered in ((exact, names), (_unversioned(exact), _unversioned(names))):
         repeated = offered.duplicated(keep=False)
-        twice |= (columns < 0) & (wanted.isin(offered[repeated]) | wanted.duplicated(keep=False) & wanted.isin(offered))
-        left = (columns < 0) & ~twice
+        repeats |= (columns < 0) & (
+            wanted.isin(offered[repeated]) | wanted.duplicated(keep=False) & wanted.isin(offered)
+        )
+        left = (columns < 0) & ~repeats
         place = pd.Series(np.flatnonzero(~repeated), index=offered[~repeated])
         columns[left] = place.reindex(wanted[left], fill_value=-1)
-    return GeneMatch(columns, key, tuple(exact[twice]))
+    return GeneMatch(columns, key, tuple(exact[repeats]))
 
 
 def _unversioned(names: pd.Index) -> pd.Index:
@@ -162,13 +177,13 @@ def _unversioned(names: pd.Index) -> pd.Index:
 
 
 def _ignoring_case(panel: Sequence[str], names: pd.Index) -> list[str]:
-    """Pairs of names that differ in case alone, as text."""
+    """Pairs of names that differ only in case, as text."""
     lower = dict(zip((name.lower() for name in names), names, strict=True))
     return [f"{gene}, {lower[gene.lower()]}" for gene in panel if gene.lower() in lower]
 
 
 def _kind(names: Sequence[str] | pd.Index) -> str:
-    """Say what most of the names are."""
+    """Kind of name that most of the names are."""
     codes = [found[1] for found in map(_ENSEMBL.match, names) if found]
     if 2 * len(codes) <= len(names):
         return "symbols"

@@ -1,4 +1,4 @@
-"""Where each spot stands on the grid of its slide."""
+"""Row and column of each spot on the grid of its slide."""
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,9 @@ from gdml._grid import is_hexagonal
 
 
 def grid_positions(adata: AnnData, rows: NDArray[np.intp], xy: NDArray[np.float64], name: str) -> NDArray[np.int64]:
-    """Row and column of the spots of a slide on a dense grid, from 0, no two alike.
+    """Row and column of the spots of a slide on a dense grid, from 0, each position once.
 
-    From ``array_row`` and ``array_col`` where they are whole numbers (the columns of Visium's hexagonal
+    Taken from ``array_row`` and ``array_col`` where they are whole numbers (the columns of Visium's hexagonal
     array, of which every second is empty, are halved), else from the coordinates and their spacing.
 
     Parameters
@@ -25,7 +25,7 @@ def grid_positions(adata: AnnData, rows: NDArray[np.intp], xy: NDArray[np.float6
     xy
         (n, 2) their centres.
     name
-        Of the slide, for messages.
+        Name of the slide, for messages.
 
     Returns
     -------
@@ -33,17 +33,39 @@ def grid_positions(adata: AnnData, rows: NDArray[np.intp], xy: NDArray[np.float6
 
     Raises
     ------
+    TypeError
+        If the array positions are text.
     ValueError
         If two spots have the same position.
     """
     if {_keys.ARRAY_ROW, _keys.ARRAY_COL} <= set(adata.obs.columns):
-        grid = adata.obs[[_keys.ARRAY_ROW, _keys.ARRAY_COL]].to_numpy(np.float64)[rows]
+        grid = array_positions(adata)[rows]
         if np.isfinite(grid).all() and (grid == np.rint(grid)).all():
             grid = grid.astype(np.int64)
             if is_hexagonal(grid[:, 0], grid[:, 1]):
                 grid[:, 1] //= 2
             return _distinct(grid - grid.min(0), adata, rows, name)
     return _distinct(_grid_of_coordinates(xy), adata, rows, name)
+
+
+def array_positions(adata: AnnData) -> NDArray[np.float64]:
+    """``array_row`` and ``array_col`` of all spots, (n_obs, 2).
+
+    Raises
+    ------
+    TypeError
+        If a column is not numeric.
+    """
+    columns = []
+    for name in (_keys.ARRAY_ROW, _keys.ARRAY_COL):
+        try:
+            columns.append(pd.to_numeric(adata.obs[name]).to_numpy(np.float64))
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"obs[{name!r}] must be numbers, found {adata.obs[name].dtype} ({error}); it is the grid position of each "
+                "spot: convert it with pandas.to_numeric, or remove it."
+            ) from error
+    return np.stack(columns, 1)
 
 
 def _grid_of_coordinates(xy: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -59,7 +81,7 @@ def _grid_of_coordinates(xy: NDArray[np.float64]) -> NDArray[np.int64]:
         if len(np.unique(cells, axis=0)) == len(cells):
             return cells
         pitch *= 0.75
-    # irregular positions: ranks keep the order, one row a spot where ranks tie
+    # irregular positions: the order from top to bottom, one row per spot
     return np.stack([np.argsort(np.argsort(xy[:, 1])), np.zeros(len(xy), np.int64)], 1)
 
 
@@ -68,7 +90,7 @@ def _distinct(grid: NDArray[np.int64], adata: AnnData, rows: NDArray[np.intp], n
     if twice.any():
         raise ValueError(
             f"Slide {name!r}: {twice.sum()} spots share a grid position (obs[{_keys.ARRAY_ROW!r}], "
-            f"obs[{_keys.ARRAY_COL!r}]): {some(adata.obs_names[rows[twice]])}. Are several slides taken for one? "
-            "Name the column that tells them apart: gdml.pp.tile(adata, library_key=...)."
+            f"obs[{_keys.ARRAY_COL!r}]): {some(adata.obs_names[rows[twice]])}. If several slides are taken for one, name "
+            "the column with the slide of each spot: gdml.pp.tile(adata, library_key=...)."
         )
     return grid

@@ -4,58 +4,75 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from gdml import _keys
-from gdml._errors import did_you_mean, some
+from gdml._errors import check_count, check_number, did_you_mean, some
 from gdml.expression import Normalization, normalize_counts, rank_genes
 
-from .coordinates import library_of_each_spot
-from .counts import raw_counts
+from .resolve import Spots
 
 _METHODS = ("counts", "hvg")
 
 
 def choose_panel(
-    adata: AnnData,
+    spots: Spots,
     n_genes: int = 250,
     *,
     method: Literal["counts", "hvg"] = "counts",
     genes: Iterable[str] | None = None,
     min_fraction: float = 0.1,
     layer: str | None = None,
-    library_key: str = _keys.LIBRARY,
+    rows: NDArray[np.intp] | None = None,
 ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
-    """Choose as :func:`gdml.pp.select_genes` does, but write nothing: the panel on ``var_names``, and the rule's record."""
+    """Choose genes as :func:`gdml.pp.select_genes` does, without writing anything.
+
+    Parameters
+    ----------
+    spots
+        Spots with raw counts.
+    n_genes, method, genes, min_fraction, layer
+        As in :func:`gdml.pp.select_genes`.
+    rows
+        Spots that the choice is based on, such as the training spots of a fold; all by default.
+
+    Returns
+    -------
+    The panel, bool, (n_vars,), and the record of the rule.
+    """
+    adata = spots.adata
     panel = np.zeros(adata.n_vars, dtype=bool)
     if genes is not None:
         panel[_columns(adata, genes)] = True
         return panel, {"method": "given", "n_genes": int(panel.sum())}
     if method not in _METHODS:
         raise ValueError(f"`method` is {method!r}. {did_you_mean(str(method), _METHODS)}")
-    if int(n_genes) != n_genes or n_genes < 1:
-        raise ValueError(f"`n_genes` is {n_genes!r}; it must be a whole number of one or more.")
+    check_count("n_genes", n_genes)
+    check_number("min_fraction", min_fraction)
     if not 0 <= min_fraction <= 1:
         raise ValueError(f"`min_fraction` is {min_fraction!r}; it must lie between 0 and 1.")
 
-    counts = raw_counts(adata, layer)
-    library = library_of_each_spot(adata, library_key)
+    rows = np.arange(len(spots)) if rows is None else np.asarray(rows)
+    counts, library = spots.counts(layer), spots.library
+    if len(rows) < len(spots):
+        counts, library = counts[rows], library[rows]
     candidates = rank_genes(counts, library, adata.var_names, min_fraction=min_fraction)
     if len(candidates) < n_genes:
         raise ValueError(
             f"`n_genes` is {n_genes}, but only {len(candidates)} of {adata.n_vars} genes vary and are found in at least "
             f"{min_fraction:.0%} of the spots of every slide (slides: {len(set(library))}). Ask for fewer, "
-            f"n_genes={len(candidates)}, or lower `min_fraction`."
+            f"gdml.pp.normalize(adata, n_genes={len(candidates)}), or lower `min_fraction` of gdml.pp.select_genes."
         )
     if method == "hvg":
-        candidates = candidates[_variability_order(adata, counts, candidates, library, n_genes)]
+        names = adata.var_names[candidates]
+        candidates = candidates[_variability_order(counts, candidates, names, library, n_genes)]
     panel[candidates[:n_genes]] = True
     return panel, {"method": method, "n_genes": int(n_genes), "min_fraction": float(min_fraction)}
 
 
 def _columns(adata: AnnData, genes: Iterable[str]) -> NDArray[np.intp]:
-    """Columns of the genes that the user lists."""
+    """Columns of the genes that the user named."""
     if isinstance(genes, str):
         raise TypeError(f"`genes` is the string {genes!r}; give a list of gene names.")
     wanted = list(dict.fromkeys(str(gene) for gene in genes))
@@ -72,16 +89,15 @@ def _columns(adata: AnnData, genes: Iterable[str]) -> NDArray[np.intp]:
 
 
 def _variability_order(
-    adata: AnnData, counts: Any, candidates: NDArray[np.intp], library: NDArray[Any], n_genes: int
+    counts: Any, candidates: NDArray[np.intp], names: pd.Index, library: NDArray[Any], n_genes: int
 ) -> NDArray[np.intp]:
     """Places in ``candidates``, the most variable gene first."""
-    import pandas as pd
     import scanpy as sc
 
     lognorm = AnnData(
         normalize_counts(counts, candidates, Normalization()),
-        obs=pd.DataFrame({"library": pd.Categorical(library)}, index=adata.obs_names),
-        var=pd.DataFrame(index=adata.var_names[candidates]),
+        obs=pd.DataFrame({"library": pd.Categorical(library)}, index=np.arange(len(library)).astype(str)),
+        var=pd.DataFrame(index=names),
     )
     batch_key = "library" if len(set(library)) > 1 else None
     found = sc.pp.highly_variable_genes(lognorm, n_top_genes=n_genes, batch_key=batch_key, inplace=False)

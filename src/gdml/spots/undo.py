@@ -1,4 +1,4 @@
-"""All or nothing: an AnnData stays as it was where a verb fails midway."""
+"""Verbs write everything or nothing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,17 +8,17 @@ from anndata import AnnData
 
 @contextmanager
 def all_or_nothing(adata: AnnData, key: str) -> Iterator[None]:
-    """Undo what the block wrote to ``adata`` where it fails.
+    """Restore ``adata`` if the block raises an error.
 
-    A verb that runs missing steps (tiles, features, normalisation, prediction) lets each of them write; where a later
-    one refuses, the earlier ones must not stay. Features on disk do stay, for the next call.
+    A verb that runs missing steps (tiles, features, normalisation, prediction) lets each of them write; if a later step
+    fails, the results of the earlier ones are removed. Features on disk are kept for the next call.
 
     Parameters
     ----------
     adata
-        What the block writes to.
+        AnnData that the block writes to.
     key
-        Its place in ``uns``.
+        Name under which the results are stored.
     """
     stored = adata.uns.get(key)
     ours = None if stored is None else dict(stored)

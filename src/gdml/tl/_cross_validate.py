@@ -14,11 +14,11 @@ from gdml import _keys
 from gdml._errors import did_you_mean, renamed, some
 from gdml._progress import tell
 from gdml._settings import settings
-from gdml.pp import embed, tile
 from gdml.spots.resolve import Spots
 from gdml.spots.undo import all_or_nothing
 
 from ._comparison import Comparison
+from ._features import run_missing_steps
 
 if TYPE_CHECKING:
     import torch
@@ -219,7 +219,7 @@ def compare_models(
     made = make_fabric(**(fabric or {}))
 
     with all_or_nothing(spots.adata, spots.key):
-        _run_missing_steps(spots)
+        run_missing_steps(spots, "cross_validate")
         needs = set().union(*(candidate.model.needs for candidate in candidates))
         source = FoldMaker(spots, group_key=group_key, normalize={**rules.normalize, **(normalize or {})}, needs=needs)
         groups = {name: slide.group for name, slide in source.slides.items()}
@@ -268,16 +268,6 @@ def _warn_of_patients(spots: Spots) -> None:
                 stacklevel=4,
             )
             return
-
-
-def _run_missing_steps(spots: Spots) -> None:
-    for part, step, run in (
-        (_keys.TILES, "tile", lambda: tile(spots.adata, key_added=spots.key)),
-        (_keys.FEATURES, "embed", lambda: embed(spots.adata, key=spots.key)),
-    ):
-        if spots.record(part) is None:
-            tell(f"cross_validate: running gdml.pp.{step}(adata) with its defaults")
-            run()
 
 
 def _write_predictions(adata: AnnData, plan: "Plan", results: "Results", key_added: str) -> None:

@@ -1,4 +1,4 @@
-"""How well predictions match what was measured."""
+"""Scores of predictions against measured counts."""
 
 import warnings
 from typing import Any
@@ -9,11 +9,13 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from gdml import _keys, metrics
-from gdml._errors import count
+from gdml._errors import check_count, count, some
+from gdml._progress import tell
 from gdml.expression import Normalization
-from gdml.spots.coordinates import check_adata, library_of_each_spot
-from gdml.spots.genes import GeneMatch, match_as_predicted, why_none
-from gdml.spots.measured import measured_expression, record_measured
+from gdml.spots.genes import GeneMatch, match_as_predicted, warn_of_few, why_few
+from gdml.spots.measured import measured_expression
+from gdml.spots.provenance import in_training
+from gdml.spots.resolve import Spots
 
 ALL = "all"
 
@@ -29,17 +31,19 @@ def evaluate(
 ) -> pd.DataFrame:
     """Score predicted expression against the measured counts, gene by gene and slide by slide.
 
-    The counts are brought to the scale that the model was trained on. Correlations are taken over the spots of
+    The counts are normalised as the model's training data were. Correlations are taken over the spots of
     one slide, then averaged over genes, then over slides. A gene with constant values in a slide has no
-    correlation: it is left out of the means, ranks lowest, and is counted. Panel genes that were not measured
-    are counted, and the rest is scored; a gene whose name several genes bear counts as not measured.
+    correlation: it is left out of the means, ranks lowest, and is counted. Panel genes that were not measured, or
+    that have ambiguous names, are counted and left out. Predictions of :func:`gdml.tl.cross_validate` are scored where
+    they exist: spots without predictions are left out, and so are genes that are not in the panel of a slide's fold.
 
     Parameters
     ----------
     adata
         Predictions of :func:`gdml.tl.predict`, and raw counts.
     key
-        Name under which the predictions are stored, and results will be.
+        Name under which the predictions are stored and the scores are written, such as ``"gdml"``, or
+        ``"gdml_ridge"`` after :func:`gdml.tl.cross_validate`.
     layer
         Layer with the raw counts. By default the one that :func:`gdml.pp.normalize` recorded, else ``adata.X``.
     library_key
@@ -47,16 +51,19 @@ def evaluate(
         recorded, else ``'library_id'``.
     gene_key
         Column of ``adata.var`` with the names by which measured genes are matched to the panel, or ``"var_names"``,
-        as in :func:`gdml.tl.predict`. By default the one that it recorded.
+        as in :func:`gdml.tl.predict`. By default the one recorded there.
     n_high
         Number of genes of ``pcc_h_best``.
 
     Returns
     -------
-    DataFrame with a row a slide, the row ``'all'``, and the columns
+    DataFrame with a row per slide, the row ``'all'``, and the columns
 
+    ``in_training``
+        Whether the model was trained on the slide (nullable boolean; NA where its training slides are unknown). Scores
+        of training slides say nothing about new slides. Row ``'all'``: whether this holds for any slide.
     ``n_spots``, ``n_genes``
-        Spots, and panel genes measured.
+        Spots and genes that were scored.
     ``n_absent``, ``n_constant``, ``n_flat``
         Panel genes not measured; measured, but constant in the slide; predicted as constant, though they vary.
         Row ``'all'``: genes of which this holds in one slide at least.
@@ -71,27 +78,31 @@ def evaluate(
     ``mse``, ``mae``
         Errors over spots and genes. Row ``'all'``: over all spots.
 
-    Writes:
+    Writes to ``adata`` (there is no ``copy``, since the table is returned):
 
-    ``.obsm['gdml_measured']`` : DataFrame, float32, spots x panel genes
-        Measured expression on the model's scale; NaN for genes not measured. ``.uns['gdml']['normalization']``
-        records the scale.
+    ``.obsm['gdml_evaluated']`` : DataFrame, float32, spots x panel genes
+        Measured expression on the scale of the predictions; NaN for genes not measured. What :func:`gdml.tl.fit`
+        learns, ``.obsm['gdml_measured']`` and its normalisation, is left unchanged.
     ``.var['gdml_pcc']``, ``.var['gdml_mse']``, ``.var['gdml_mae']`` : float64
         Scores of each gene, NaN outside the panel; correlations are averaged over slides.
     ``.uns['gdml']['evaluate']`` : dict
-        The table (``summary``), and the correlations (``pcc``, slides x genes, with ``libraries`` and ``genes``).
+        The table (``summary``), the correlations (``pcc``, slides x genes, with ``libraries`` and ``genes``), and
+        the ``normalization`` of the measured values.
 
     Raises
     ------
     KeyError
-        If there are no predictions under ``key``, or ``gene_key`` is no column of ``var``.
+        If there are no predictions under ``key``, or a column or layer that is named does not exist.
     ValueError
         If none of the panel genes was measured, or the counts are not raw counts.
+    TypeError
+        If ``n_high`` is not a number.
 
     Warns
     -----
     UserWarning
-        If the model's normalisation scales spots by their total over the panel, and panel genes were not measured.
+        If slides are among the model's training slides; if fewer than half of the panel genes were measured; if the
+        model's normalisation scales spots by their total over the panel, and panel genes were not measured.
 
     Notes
     -----
@@ -104,51 +115,57 @@ def evaluate(
     >>> gdml.tl.predict(adata, model)  # doctest: +SKIP
     >>> gdml.tl.evaluate(adata)  # doctest: +SKIP
     """
-    from scanpy import logging as logg
-
-    check_adata(adata)
-    predicted, record = _predictions(adata, key)
-    if n_high < 1:
-        raise ValueError(f"`n_high` is {n_high!r}; it must be one or more.")
-    stored = adata.uns[key]
+    spots = Spots.resolve(adata, key=key, library_key=library_key, coordinates=False)
+    check_count("n_high", n_high)
+    predicted, record = _predictions(spots)
+    slides = _scored_rows(spots, predicted)
     if layer is None:
-        layer = stored.get(_keys.NORMALIZATION, {}).get("layer")
-    if library_key is None:
-        library_key = str(stored.get(_keys.TILES, {}).get("library_key", _keys.LIBRARY))
+        layer = (spots.record(_keys.NORMALIZATION) or {}).get("layer")
     genes = predicted.columns
-    match = match_as_predicted(adata, genes, gene_key, stored.get(_keys.PREDICT, {}))
+    match = match_as_predicted(adata, genes, gene_key, spots.record(_keys.PREDICT) or {})
     present = match.present
     if not match.n:
-        raise ValueError(f"There is nothing to score. {why_none(adata, genes, gene_key)}")
+        raise ValueError(f"No gene can be scored. {why_few(adata, genes, match, gene_key)}")
     norm = Normalization.from_dict(record)
-    measured = measured_expression(adata, genes, norm, layer=layer, library_key=library_key, columns=match.columns)
-    if norm.order == "panel" and not present.all():
-        _warn_of_another_total(match)
-    library = library_of_each_spot(adata, library_key)
+    measured = measured_expression(spots, genes, norm, layer=layer, columns=match.columns)
 
     scored = genes[present]
     y, p = measured[scored].to_numpy(np.float64), predicted[scored].to_numpy(np.float64)
-    slides = {name: np.flatnonzero(library == name) for name in pd.unique(library)}
     pcc = np.stack([metrics.pearson_per_gene(y[rows], p[rows]) for rows in slides.values()])
-    mse, mae = metrics.mse_per_gene(y, p), metrics.mae_per_gene(y, p)
-    summary = _summary(y, p, pcc, slides, _high_genes(stored, scored), metrics.top_genes(pcc, n_high))
+    summary = _summary(y, p, pcc, slides, _high_genes(spots, scored), metrics.top_genes(pcc, n_high))
     summary.insert(2, "n_absent", int((~present).sum()))
+    seen = in_training(spots, list(slides))
+    summary.insert(0, "in_training", pd.array([*seen, seen.any(skipna=False)], "boolean"))
 
-    record_measured(adata, measured, norm, layer=layer, key_added=key)
-    for name, value in {"pcc": metrics.nan_mean(pcc, 0), "mse": mse, "mae": mae}.items():
+    adata.obsm[_keys.evaluated(key)] = measured
+    values = {"pcc": metrics.nan_mean(pcc, 0), "mse": metrics.nan_mean((y - p) ** 2, 0)}
+    for name, value in {**values, "mae": metrics.nan_mean(np.abs(y - p), 0)}.items():
         column = np.full(adata.n_vars, np.nan)
         column[match.columns[present]] = value
         adata.var[_keys.score(name, key)] = column
-    adata.uns[key][_keys.EVALUATE] = {
+    evaluation = {
         "summary": summary,
         "pcc": pcc,
         "libraries": np.array(list(slides), dtype=object),
         "genes": scored.to_numpy(dtype=object),
+        "normalization": norm.to_dict(),
     }
+    spots.write_record(_keys.EVALUATE, evaluation)
+    if seen.any():
+        warnings.warn(
+            f"The model was trained on {count(int(seen.sum()), 'slide')} that {'is' if seen.sum() == 1 else 'are'} scored "
+            f"({some(seen.index[seen.fillna(False)])}): its scores on them say nothing about new slides. Score other slides, "
+            "or compare models with gdml.tl.cross_validate.",
+            UserWarning,
+            stacklevel=2,
+        )
+    warn_of_few(adata, genes, match, gene_key, stacklevel=2)
+    if norm.order == "panel" and not present.all():
+        _warn_of_another_total(match)
     overall = summary.loc[ALL]
-    logg.info(
-        f"PCC(A) {overall['pcc_a']:.3f}, MSE {overall['mse']:.3f} over {count(len(slides), 'slide')}, {match}; "
-        f"per gene in .var[{_keys.score('pcc', key)!r}]"
+    tell(
+        f"evaluate: PCC(A) {overall['pcc_a']:.3f}, MSE {overall['mse']:.3f} over {count(len(slides), 'slide')}, {match}"
+        f"{_left_out(spots, p, slides)}"
     )
     return summary.copy()
 
@@ -157,33 +174,64 @@ def _warn_of_another_total(match: GeneMatch) -> None:
     n_panel = len(match.columns)
     warnings.warn(
         f"{n_panel - match.n} of {n_panel} panel genes were not measured, and the model's normalisation scales each spot "
-        f'by its total over the panel (order="panel"): here that is a total of {match.n} genes, so measured values '
-        "are on a higher scale than predictions. Correlations bear that, MSE and MAE do not.",
+        f'by its total over the panel (order="panel"): here that is a total of {match.n} genes, so that measured values '
+        "are on a higher scale than predictions. This affects MSE and MAE, but not correlations.",
         UserWarning,
         stacklevel=3,
     )
 
 
-def _predictions(adata: AnnData, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Predicted expression, and the normalisation that it is on the scale of."""
-    predicted = adata.obsm.get(key)
+def _predictions(spots: Spots) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Predicted expression, and its normalisation."""
+    key = spots.key
+    predicted = spots.adata.obsm.get(key)
     if not isinstance(predicted, pd.DataFrame):
-        raise KeyError(f"`key` is {key!r}, but `adata.obsm[{key!r}]` holds no predictions; run gdml.tl.predict(adata).")
-    if not np.isfinite(predicted.to_numpy()).all():
-        raise ValueError(f"`adata.obsm[{key!r}]` holds NaN or infinite values; run gdml.tl.predict(adata) again.")
-    stored = adata.uns.get(key, {})
-    for record in (stored.get(_keys.PREDICT, {}).get(_keys.NORMALIZATION), stored.get(_keys.NORMALIZATION)):
+        tables = [name for name, table in spots.adata.obsm.items() if isinstance(table, pd.DataFrame)]
+        compared = [name for name in tables if _keys.PREDICT in spots.adata.uns.get(name, {})]
+        mend = f"name one of: {some(compared)}" if compared else "run gdml.tl.predict(adata)"
+        raise KeyError(f"`key` is {key!r}, but `adata.obsm[{key!r}]` holds no predictions; {mend}.")
+    for record in ((spots.record(_keys.PREDICT) or {}).get(_keys.NORMALIZATION), spots.record(_keys.NORMALIZATION)):
         if record:
             return predicted, record
     raise KeyError(
-        f"`adata.uns[{key!r}]` does not say on which scale the predictions are; run gdml.tl.predict(adata), or, for "
+        f"`adata.uns[{key!r}]` does not record on which scale the predictions are; run gdml.tl.predict(adata), or, for "
         "predictions of your own, gdml.pp.normalize(adata) with the normalisation that they were trained on."
     )
 
 
-def _high_genes(stored: dict[str, Any], scored: pd.Index) -> NDArray[np.intp]:
-    """Columns of the genes that the model found best on its validation split, those that were measured."""
-    columns = scored.get_indexer(pd.Index(stored.get(_keys.PREDICT, {}).get("high_genes", []), dtype=object))
+def _scored_rows(spots: Spots, predicted: pd.DataFrame) -> dict[str, NDArray[np.intp]]:
+    """Rows of each slide that have predictions; a gene has them for all of these rows or for none.
+
+    Raises
+    ------
+    ValueError
+        If values are infinite, or NaN for some of a gene's spots.
+    """
+    finite = np.isfinite(predicted.to_numpy())
+    slides = {name: rows[finite[rows].any(1)] for name, rows in spots.slides.items()}
+    slides = {name: rows for name, rows in slides.items() if len(rows)}
+    whole = all((finite[rows].all(0) == finite[rows].any(0)).all() for rows in slides.values())
+    if not slides or not whole or np.isinf(predicted.to_numpy()).any():
+        raise ValueError(
+            f"`adata.obsm[{spots.key!r}]` holds NaN or infinite values {'in part of the spots of a slide' if slides else ''}"
+            f"{'' if slides else 'alone'}; make the predictions again."
+        )
+    return slides
+
+
+def _left_out(spots: Spots, p: NDArray[np.float64], slides: dict[str, NDArray[np.intp]]) -> str:
+    """Clause about spots and genes without predictions; empty if there are none."""
+    n_spots = len(spots) - sum(map(len, slides.values()))
+    parts = [f"{count(n_spots, 'spot')} without predictions"] if n_spots else []
+    n_genes = int(np.stack([np.isnan(p[rows]).all(0) for rows in slides.values()]).any(0).sum())
+    parts += [f"{count(n_genes, 'gene')} not predicted on every slide"] if n_genes else []
+    return f"; left out: {', '.join(parts)}" if parts else ""
+
+
+def _high_genes(spots: Spots, scored: pd.Index) -> NDArray[np.intp]:
+    """Columns of the genes that correlated best on the model's validation split, if measured."""
+    genes = (spots.record(_keys.PREDICT) or {}).get("high_genes", [])
+    columns = scored.get_indexer(pd.Index(genes, dtype=object))
     return columns[columns >= 0]
 
 
@@ -195,22 +243,23 @@ def _summary(
     high: NDArray[np.intp],
     best: NDArray[np.intp],
 ) -> pd.DataFrame:
-    """One row a slide, and one for all."""
+    """One row per slide, and one for all."""
+    missing = np.stack([np.isnan(p[rows]).all(0) for rows in slides.values()])
     constant = np.stack([np.isnan(metrics.pearson_per_gene(y[rows], y[rows])) for rows in slides.values()])
-    flat = np.isnan(pcc) & ~constant
+    flat = np.isnan(pcc) & ~constant & ~missing
     parts = [(rows, slice(i, i + 1)) for i, rows in enumerate(slides.values())]
     table = [
         {
-            "n_spots": len(y[rows]),
-            "n_genes": y.shape[1],
-            "n_constant": int(constant[these].any(0).sum()),
+            "n_spots": len(rows),
+            "n_genes": int((~missing[these]).any(0).sum()),
+            "n_constant": int((constant & ~missing)[these].any(0).sum()),
             "n_flat": int(flat[these].any(0).sum()),
             "pcc_a": metrics.pcc_a(pcc[these]),
             "pcc_h": metrics.pcc_h(pcc[these], high),
             "pcc_h_best": metrics.pcc_h(pcc[these], best),
-            "mse": float(metrics.mse_per_gene(y[rows], p[rows]).mean()),
-            "mae": float(metrics.mae_per_gene(y[rows], p[rows]).mean()),
+            "mse": float(metrics.nan_mean(metrics.nan_mean((y[rows] - p[rows]) ** 2, 0))),
+            "mae": float(metrics.nan_mean(metrics.nan_mean(np.abs(y[rows] - p[rows]), 0))),
         }
-        for rows, these in [*parts, (np.arange(len(y)), slice(None))]
+        for rows, these in [*parts, (np.sort(np.concatenate(list(slides.values()))), slice(None))]
     ]
     return pd.DataFrame(table, index=pd.Index([*slides, ALL], name="slide"))

@@ -1,56 +1,136 @@
-"""Tiles and features of the kind that a model was trained on."""
+"""Tiles and features that a verb needs and that were not made yet."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from anndata import AnnData
 from scanpy import logging as logg
 
 from gdml import _keys
 from gdml.pp import embed, tile
+from gdml.spots.measured import normalize_spots
+from gdml.spots.resolve import Spots
 
 if TYPE_CHECKING:
     from gdml.training import TrainedModel
 
 
+def run_missing_steps(spots: Spots, verb: str, normalization: str | None = None) -> list[str]:
+    """Tile, normalise and embed with defaults where that was not done.
+
+    Parameters
+    ----------
+    spots
+        Spots to learn from.
+    verb
+        Name of the verb that needs the steps, for messages.
+    normalization
+        Normalisation to use where none was recorded; None if the verb needs none.
+
+    Returns
+    -------
+    Names of the steps that were run.
+    """
+    steps = []
+    if spots.record(_keys.TILES) is None:
+        steps.append("tile")
+        with _run_by(verb, "gdml.pp.tile(adata)"):
+            tile(spots.adata, key_added=spots.key, **_columns(spots))
+    # counts are checked before the features, which take longest
+    ready = _keys.measured(spots.key) in spots.adata.obsm and spots.record(_keys.NORMALIZATION) is not None
+    if normalization is not None and not ready:
+        steps.append("normalize" if normalization == "scanpy" else f"normalize ({normalization!r})")
+        with _run_by(verb, "gdml.pp.normalize(adata)"):
+            normalize_spots(spots, normalization, stacklevel=5)
+    if spots.record(_keys.FEATURES) is None:
+        steps.append("embed")
+        with _run_by(verb, "gdml.pp.embed(adata)"):
+            embed(spots.adata, key_added=spots.key)
+    return steps
+
+
 def make_features(
-    adata: AnnData, model: "TrainedModel", image: Any, encoder: Any, device: Any, precision: Any, key: str
-) -> None:
-    """Tile and embed with the model's geometry and encoder, where that has not been done."""
-    want = model.tiles
-    tiles = adata.uns.get(key, {}).get(_keys.TILES)
-    if tiles is None or not _same_geometry(tiles, want):
+    spots: Spots,
+    model: "TrainedModel",
+    *,
+    image: Any = None,
+    encoder: Any = None,
+    um_per_px: float | Mapping[str, float] | None = None,
+    spot_pitch_um: float | None = None,
+    device: Any = "auto",
+    precision: Any = "auto",
+) -> list[str]:
+    """Tile and embed with the geometry and encoder of a model, where that was not done.
+
+    Parameters
+    ----------
+    spots
+        Spots to predict.
+    model
+        Its ``tiles`` and ``features`` say what is needed: geometry, encoder, tokens and kind of neighbour tiles.
+    image, um_per_px, spot_pitch_um
+        As in :func:`gdml.pp.tile`; tiles are made again where a scale is given.
+    encoder, device, precision
+        As in :func:`gdml.tl.predict`.
+
+    Returns
+    -------
+    Names of the steps that were run.
+    """
+    steps = []
+    want, tiles = model.tiles, spots.record(_keys.TILES)
+    rescaled = um_per_px is not None or spot_pitch_um is not None
+    if tiles is None or rescaled or not (_same_geometry(tiles, want) and _same_columns(tiles, spots)):
         logg.info(f"predict: running gdml.pp.tile(adata) with the model's geometry ({_geometry_text(want)})")
-        keys = {"library_key": _keys.LIBRARY, "spatial_key": _keys.SPATIAL} if tiles is None else tiles
+        steps.append("tile")
         tile(
-            adata,
+            spots.adata,
             want["tile_um"],
             tile_px=want["tile_px"],
             n_side=want["n_side"],
             image=image,
-            library_key=str(keys["library_key"]),
-            spatial_key=str(keys["spatial_key"]),
-            key_added=key,
+            um_per_px=um_per_px,
+            spot_pitch_um=spot_pitch_um,
+            key_added=spots.key,
+            **_columns(spots),
         )
-    features = adata.uns[key].get(_keys.FEATURES)
+    features = spots.record(_keys.FEATURES)
     if features is None or not _same_features(features, model):
-        name = model.features["encoder"]
-        logg.info(f"predict: running gdml.pp.embed(adata, encoder={name!r}), the model's encoder")
-        made = _encoder(model, encoder)
+        steps.append("embed")
+        logg.info(f"predict: running gdml.pp.embed(adata, encoder={model.features['encoder']!r}), the model's encoder")
         embed(
-            adata,
-            made,
+            spots.adata,
+            _encoder(model, encoder),
             tokens=model.features["tokens"],
             neighbors=model.features.get("neighbors", "exact"),
             image=image,
             device=device,
             precision=precision,
-            key_added=key,
+            key_added=spots.key,
         )
+    return steps
+
+
+@contextmanager
+def _run_by(verb: str, step: str) -> Iterator[None]:
+    """Add to errors of a step which call takes the arguments that their messages name."""
+    logg.info(f"{verb}: running {step} with its defaults")
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"gdml.tl.{verb} ran {step} with its defaults; call it yourself first to pass it arguments.")
+        raise
+
+
+def _columns(spots: Spots) -> dict[str, Any]:
+    """Arguments of :func:`gdml.pp.tile` that are not its defaults."""
+    keys = {"library_key": (spots.library_key, _keys.LIBRARY), "spatial_key": (spots.spatial_key, _keys.SPATIAL)}
+    return {name: key for name, (key, default) in keys.items() if key != default}
 
 
 def _encoder(model: "TrainedModel", encoder: Any) -> Any:
-    """Make the encoder of the model, and check that it is the same one."""
+    """Make the encoder of the model, and check its identity."""
     from gdml.encoders import get_encoder
 
     name, identity = model.features["encoder"], model.features["identity"]
@@ -73,6 +153,10 @@ def _same_geometry(tiles: Any, want: dict[str, Any]) -> bool:
     return same_um and all(int(tiles[k]) == want[k] for k in ("tile_px", "n_side"))
 
 
+def _same_columns(tiles: Any, spots: Spots) -> bool:
+    return (str(tiles["library_key"]), str(tiles["spatial_key"])) == (spots.library_key, spots.spatial_key)
+
+
 def _geometry_text(want: dict[str, Any]) -> str:
     side = f"{want['tile_um']:g} um" if want["tile_um"] else "native pixels"
     return f"tiles of {want['tile_px']} px, {side}, {want['n_side']} x {want['n_side']}"
@@ -80,4 +164,4 @@ def _geometry_text(want: dict[str, Any]) -> str:
 
 def _same_features(features: Any, model: "TrainedModel") -> bool:
     kind = lambda record: (*(str(record[k]) for k in ("identity", "tokens")), str(record.get("neighbors", "exact")))
-    return "keys" in features and kind(features) == kind(model.features)  # stores of gdml 0.1 cannot be read
+    return "keys" in features and kind(features) == kind(model.features)  # earlier versions have other stores

@@ -1,23 +1,27 @@
 """Train a model on paired tiles and expression."""
 
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
-from scanpy import logging as logg
 
 from gdml import _keys
-from gdml._errors import did_you_mean
+from gdml._errors import check_count, count, renamed
+from gdml._progress import tell
+from gdml._provenance import provenance_key
 from gdml._settings import settings
-from gdml.pp import embed, normalize, tile
-from gdml.spots.coordinates import check_adata, spot_coordinates
+from gdml.spots.provenance import known_slides
+from gdml.spots.resolve import Spots
 from gdml.spots.undo import all_or_nothing
 
-from ._arguments import check_target
+from ._features import run_missing_steps
+from ._predict import IN_MEMORY
 from ._record import high_genes, plain, split_record, summary, tile_geometry, versions
 
 if TYPE_CHECKING:
@@ -27,12 +31,14 @@ if TYPE_CHECKING:
     from gdml.training import TrainedModel, TrainingConfig
     from gdml.training.data import SpotData
 
+_SCALE = ("order", "target_sum", "log", "smooth")
+
 
 def fit(
     adata: AnnData,
     model: str = "gene-dml",
     *,
-    groups: str | None = None,
+    group_key: str | None = None,
     preset: str | None = None,
     config: Mapping[str, Any] | None = None,
     training: "Mapping[str, Any] | TrainingConfig | None" = None,
@@ -42,15 +48,20 @@ def fit(
     seed: int = 0,
     device: "str | torch.device" = "auto",
     precision: "Precision" = "auto",
+    devices: int | list[int] | str = 1,
+    strategy: str = "auto",
+    num_nodes: int = 1,
     save_to: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     key_added: str = _keys.KEY,
+    groups: str | None = None,
 ) -> "TrainedModel":
     """Train a model that predicts expression from tiles.
 
     Steps that were not run (:func:`gdml.pp.tile`, :func:`gdml.pp.embed`, :func:`gdml.pp.normalize`) are run
-    with their defaults. The epoch is chosen by the PCC(A) on spots that are held out of the training spots,
-    never on a slide that is scored later; then the model is trained once more on all spots for as many epochs.
-    An error leaves ``adata`` as it was; features that were made stay on disk for the next call.
+    with their defaults. The epoch is selected by the PCC(A) on spots that are held out of the training spots,
+    never on a slide that is scored later; then the model is trained again on all spots for as many epochs.
+    If an error is raised, ``adata`` is left unchanged; features stay on disk for the next call.
 
     Parameters
     ----------
@@ -58,56 +69,74 @@ def fit(
         Spots of the training slides, with counts.
     model
         Name of the model, one of :func:`gdml.models.list_models`.
-    groups
+    group_key
         Column of ``adata.obs`` with the group (patient) of each slide. Slides of one group are held out
-        together. None: each slide is its own group, which lets a patient stand on both sides.
+        together. None: each slide is its own group, so that slides of one patient can be on both sides of the split.
     preset
         Published settings of a model, by name. Of Gene-DML :cite:p:`Song2026` and TRIPLEX :cite:p:`Chung2024`:
-        ``"her2st"``, ``"stnet"``, ``"skinst"``, the paper's own model and training for that data set; where
-        :func:`gdml.pp.normalize` was not run, the expression is then the paper's too. Of ridge regression:
-        ``"hest"``, the probe of the HEST benchmark. None: our defaults.
+        ``"her2st"``, ``"stnet"``, ``"skinst"``, the paper's model and training for that data set, and its
+        normalisation if :func:`gdml.pp.normalize` was not run. Of ridge regression: ``"hest"``, the probe of the HEST
+        benchmark. None: gdml's defaults.
     config
-        Fields of the model's config that differ, for instance of :class:`gdml.models.GeneDMLConfig`.
+        Fields of the model's config to change, for instance of :class:`gdml.models.GeneDMLConfig`.
     training
-        Settings of the loop that differ, or a whole :class:`gdml.training.TrainingConfig`.
+        Settings of the training loop to change, or a :class:`gdml.training.TrainingConfig`.
     validation
-        How spots are held out to choose the epoch: ``"group"``, whole groups; ``"block"``, one end of each
-        slide, with a margin of half a neighbour region and half a tile, so that no region of a training spot
-        shows a held-out tile; ``"auto"``, by group where there are two or more, else by block; None, not at
-        all: ``max_epochs`` epochs are trained.
+        How spots are held out to select the epoch: ``"group"``, whole groups; ``"block"``, one end of each
+        slide, with a margin so that no neighbour region of a training spot contains a held-out tile; ``"auto"``, by
+        group if there are two or more, else by block; None, no spots are held out and ``max_epochs`` epochs are
+        trained.
     validation_fraction
-        Share of the spots that is held out.
+        Fraction of the spots that is held out.
     max_epochs
-        Epochs at most; short for ``training={"max_epochs": ...}``.
+        Maximum number of epochs; short for ``training={"max_epochs": ...}``.
     seed
         The same seed gives the same numbers on the same device.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     precision
-        ``"auto"`` computes in bfloat16 where the hardware does natively; ``"bf16"``, ``"fp32"``.
+        ``"auto"`` computes in bfloat16 if the hardware supports it natively; ``"bf16"``, ``"fp32"``.
+    devices, strategy, num_nodes
+        Train on several devices (on the CPU: processes) or machines, as in :class:`lightning_fabric.Fabric`:
+        ``devices=4, strategy="ddp"``. ``batch_size`` is then that of all of them together.
     save_to
-        Folder for the trained model; by default one in ``gdml.settings.cache_dir``.
+        Folder for the trained model; by default one in ``gdml.settings.cache_dir``. It is checked before training that
+        it can be written to.
+    overwrite
+        Replace a model that is saved in ``save_to``.
     key_added
         Name under which tiles, features and results are stored.
+    groups
+        Former name of ``group_key``.
 
     Returns
     -------
-    The trained model. Sets, besides what the missing steps do:
+    The trained model. Writes, in addition to the results of missing steps:
 
     ``.uns['gdml']['fit']`` : dict
-        ``model`` (folder of the saved model), ``name``, ``config``, ``training``, ``seed``, ``split``,
-        ``best_epoch``, ``n_epochs`` trained at last, ``versions``, and ``history``: ``epoch``, ``loss`` and its
-        parts, ``val_pcc``, ``val_mse``, float64, an entry an epoch.
+        ``model`` (folder of the saved model, or ``"in memory"`` if it could not be saved), ``name``, ``config``,
+        ``settings``, ``seed``, ``split``, ``slides``, ``best_epoch``, ``n_epochs`` of the final training,
+        ``provenance``, ``versions``, and ``history``: ``epoch``, ``loss`` and its parts, ``val_pcc``, ``val_mse``,
+        float64, one entry per epoch.
 
     Raises
     ------
     KeyError
-        If ``groups`` is no column of ``obs``, or coordinates are missing.
+        If ``group_key`` is no column of ``obs``, or coordinates are missing.
     ValueError
         If an argument is not valid; if a split by group is asked for and there is one group; if there are
         fewer spots than the model's ``n_groups``.
+    TypeError
+        If a number is expected and something else was passed.
     FileExistsError
-        If ``save_to`` exists and is no saved model.
+        If ``save_to`` exists, and is no saved model or ``overwrite`` is False.
+    OSError
+        If the folder of the model cannot be written to.
+
+    Warns
+    -----
+    UserWarning
+        If the trained model could not be saved.
 
     See Also
     --------
@@ -118,44 +147,44 @@ def fit(
     --------
     >>> import gdml
     >>> adata = gdml.datasets.synthetic()
-    >>> model = gdml.tl.fit(adata, groups="patient")  # doctest: +SKIP
+    >>> model = gdml.tl.fit(adata, group_key="patient")  # doctest: +SKIP
     """
     from gdml.encoders.device import resolve_device, use_bf16
     from gdml.models.base import config_record
     from gdml.training import TrainedModel
     from gdml.training.candidates import resolve_settings
     from gdml.training.fabric import make_fabric
-    from gdml.training.fitting import check_sizes, fit_model
+    from gdml.training.fitting import fit_model
     from gdml.training.split import check_split_arguments, make_split
-    from gdml.training.trained import weights_digest
 
-    check_adata(adata)
-    spot_coordinates(adata, adata.uns.get(key_added, {}).get(_keys.TILES, {}).get("spatial_key", _keys.SPATIAL))
-    model_class, model_config, settings_of_run = resolve_settings(model, preset, config, training, max_epochs)
+    group_key = renamed("groups", groups, "group_key", group_key)
+    spots = Spots.resolve(adata, key=key_added)
+    model_class, model_config, loop = resolve_settings(model, preset, config, training, max_epochs)
     on = resolve_device(device)
-    fabric = make_fabric(on, precision=precision)
+    fabric = make_fabric(on, precision=precision, devices=devices, strategy=strategy, num_nodes=num_nodes)
     check_split_arguments(validation, validation_fraction)
-    check_target(save_to)
-    if groups is not None and groups not in adata.obs:
-        raise KeyError(f"`groups` is {groups!r}, which is no column of obs. {did_you_mean(groups, adata.obs.columns)}")
+    check_count("seed", seed, at_least=0)
+    groups_of_slides = spots.groups(group_key)
+    _check_target(save_to, overwrite)
 
     with all_or_nothing(adata, key_added):
-        _run_missing_steps(adata, "scanpy" if preset is None else model_class.preset_normalization, key_added)
+        steps = run_missing_steps(spots, "fit", "scanpy" if preset is None else model_class.preset_normalization)
         measured = adata.obsm[_keys.measured(key_added)]
-        data = _gather(adata, measured, groups, model_class.needs, key_added)
-        model_config = model_class.adapt(model_config, adata.uns[key_added][_keys.NORMALIZATION])
-        smooth = bool(adata.uns[key_added][_keys.NORMALIZATION]["smooth"])
-        split = make_split(data, validation, validation_fraction, groups, seed, smooth=smooth)
-        check_sizes(model_config, settings_of_run, split, data)
-        module, run, n_epochs = fit_model(model_class, model_config, data, split, settings_of_run, fabric, seed)
+        normalization = spots.record(_keys.NORMALIZATION) or {}
+        tiles, features = spots.record(_keys.TILES) or {}, spots.record(_keys.FEATURES) or {}
+        data = _training_data(spots, measured, group_key, model_class.needs)
+        slides = known_slides(spots, counts=measured.to_numpy(np.float32))
+        model_config = model_class.adapt(model_config, normalization)
+        smooth = bool(normalization["smooth"])
+        split = make_split(data, validation, validation_fraction, group_key, seed, smooth=smooth)
+        module, run, n_epochs = fit_model(model_class, model_config, data, split, loop, fabric, seed)
 
-    stored = adata.uns[key_added]
     record = {
         "config": config_record(model_config),
-        "settings": {k: v for k, v in asdict(settings_of_run).items() if v is not None},
+        "settings": {k: v for k, v in asdict(loop).items() if v is not None},
         "preset": preset or "default",
-        "seed": seed,
-        "split": split_record(split, groups),
+        "seed": int(seed),
+        "split": split_record(split, group_key),
         "best_epoch": run.best_epoch,
         "n_epochs": n_epochs,
         "n_spots": len(data),
@@ -164,58 +193,74 @@ def fit(
         "device": on.type,
         "versions": versions(),
     }
+    scale = plain({name: normalization[name] for name in _SCALE})
+    panel = tuple(map(str, measured.columns))
+    about = {"model": model, **record, "panel": panel, "normalization": scale, "groups": groups_of_slides}
+    about["slides"] = [slides[name]["key"] for name in data.names]
     trained = TrainedModel(
         module=module,
         name=model,
-        panel=tuple(measured.columns),
-        normalization=plain({k: stored[_keys.NORMALIZATION][k] for k in ("order", "target_sum", "log", "smooth")}),
-        features=plain({k: v for k, v in stored[_keys.FEATURES].items() if k not in ("stores", "obsm")}),
-        tiles=tile_geometry(stored[_keys.TILES]),
+        panel=panel,
+        normalization=scale,
+        features=plain({k: v for k, v in features.items() if k not in ("stores", "keys", "obsm")}),
+        tiles=tile_geometry(tiles),
         high_genes=high_genes(run, measured.columns),
         training=record,
         history=run.history,
+        slides=slides,
+        provenance=provenance_key(about),
     )
-    path = Path(save_to) if save_to is not None else settings.cache_dir / "models" / f"{model}-{weights_digest(module)}"
-    trained.save(path, overwrite=True)
-    adata.uns[key_added] = {
-        **stored,
-        _keys.FIT: {
-            "model": str(path.expanduser().absolute()),
-            "name": model,
-            **{k: v for k, v in record.items() if k != "slides"},
-            "slides": np.array(record["slides"], dtype=object),
-            "history": run.history,
-        },
-    }
-    logg.info(f"fit: {trained!r}, {summary(run, split, n_epochs)}; saved in {path}")
+    saved = _save(trained, save_to, overwrite)
+    fitted = {**record, "slides": np.array(record["slides"], dtype=object), "history": run.history}
+    spots.write_record(_keys.FIT, {"model": saved, "name": model, "provenance": trained.provenance, **fitted})
+    made = f" after {', '.join(steps)} with defaults" if steps else ""
+    tell(
+        f"fit: {model} on {count(len(data.names), 'slide')} ({count(len(data), 'spot')}){made}; "
+        f"{summary(run, split, n_epochs)}; model: {saved}"
+    )
     return trained
 
 
-def _run_missing_steps(adata: AnnData, scale: str, key: str) -> None:
-    stored = adata.uns.get(key, {})
-    if _keys.TILES not in stored:
-        logg.info("fit: running gdml.pp.tile(adata) with its defaults")
-        tile(adata, key_added=key)
-    # counts are checked before hours are spent on features
-    if _keys.measured(key) not in adata.obsm or _keys.NORMALIZATION not in adata.uns[key]:
-        logg.info(f"fit: running gdml.pp.normalize(adata, normalization={scale!r})")
-        normalize(adata, normalization=scale, library_key=adata.uns[key][_keys.TILES]["library_key"], key_added=key)
-    if _keys.FEATURES not in adata.uns[key]:
-        logg.info("fit: running gdml.pp.embed(adata) with its defaults")
-        embed(adata, key_added=key)
+def _check_target(save_to: str | os.PathLike[str] | None, overwrite: bool) -> None:
+    """Refuse a folder that the model cannot be saved in before it is trained."""
+    from gdml.training.trained import check_target, check_writable
+
+    if save_to is None:
+        check_writable(
+            settings.cache_dir / "models" / "model", "save_to=, or gdml.settings.cache_dir (set by GDML_CACHE_DIR)"
+        )
+    else:
+        check_target(save_to, overwrite=overwrite, name="save_to")
+        check_writable(save_to, "save_to=")
 
 
-def _gather(adata: AnnData, measured: Any, groups: str | None, needs: Collection[str], key: str) -> "SpotData":
+def _training_data(spots: Spots, measured: pd.DataFrame, group_key: str | None, needs: Collection[str]) -> "SpotData":
     from gdml.spots.data import panel_counts, spot_data
-    from gdml.spots.resolve import Spots
 
     values = measured.to_numpy(np.float32)
     absent = ~np.isfinite(values).all(0)
     if absent.any():
         raise ValueError(
-            f"obsm[{_keys.measured(key)!r}] has NaN or infinite values in {int(absent.sum())} genes; "
+            f"obsm[{_keys.measured(spots.key)!r}] has NaN or infinite values in {int(absent.sum())} genes; "
             "call gdml.pp.normalize(adata) again."
         )
-    layer = adata.uns[key][_keys.NORMALIZATION].get("layer")
-    counts = panel_counts(adata, measured.columns, layer) if "counts" in needs else None
-    return spot_data(Spots.resolve(adata, key=key), expression=values, counts=counts, group_key=groups)[0]
+    layer = (spots.record(_keys.NORMALIZATION) or {}).get("layer")
+    counts = panel_counts(spots, measured.columns, layer) if "counts" in needs else None
+    return spot_data(spots, expression=values, counts=counts, group_key=group_key)[0]
+
+
+def _save(trained: "TrainedModel", save_to: str | os.PathLike[str] | None, overwrite: bool) -> str:
+    """Save a model; a failure costs the file, not the model."""
+    from gdml.training.trained import weights_digest
+
+    path = settings.cache_dir / "models" / f"{trained.name}-{weights_digest(trained.module)}"
+    try:
+        trained.save(path if save_to is None else Path(save_to), overwrite=save_to is None or overwrite)
+    except OSError as error:
+        warnings.warn(
+            f"The trained model could not be saved ({error}). It is returned all the same: keep it in a variable and save "
+            "it elsewhere, model.save(path).",
+            UserWarning,
+            stacklevel=3,
+        )
+    return trained.path or IN_MEMORY

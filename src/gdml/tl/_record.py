@@ -1,4 +1,4 @@
-"""What a fit and a prediction record of themselves."""
+"""What a fit records about itself."""
 
 import platform
 from collections.abc import Mapping
@@ -17,17 +17,19 @@ _N_HIGH = 50
 
 
 def high_genes(run: "Run", panel: Any) -> tuple[str, ...]:
+    """Genes with the best correlation on the validation split, best first; empty without a split."""
     if run.validation_pcc is None:
         return ()
     return tuple(str(panel[i]) for i in metrics.top_genes(run.validation_pcc[None], _N_HIGH))
 
 
-def split_record(split: "Split | None", groups: str | None) -> dict[str, Any]:
+def split_record(split: "Split | None", group_key: str | None) -> dict[str, Any]:
+    """How spots were held out to select the epoch."""
     if split is None:
         return {"by": "none"}
     return {
         "by": split.by,
-        "groups": groups or "slide",
+        "groups": group_key or "slide",
         "held_out": ", ".join(split.held_out),
         "n_train": len(split.train),
         "n_validation": len(split.validation),
@@ -35,6 +37,7 @@ def split_record(split: "Split | None", groups: str | None) -> dict[str, Any]:
 
 
 def tile_geometry(tiles: Any) -> dict[str, Any]:
+    """Geometry of tiles that a model depends on; ``tile_um`` is None for native pixels."""
     um = float(tiles["tile_um"])
     return {
         "tile_um": um if np.isfinite(um) else None,
@@ -44,13 +47,14 @@ def tile_geometry(tiles: Any) -> dict[str, Any]:
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Python numbers and strings in place of numpy's, which h5ad gives back and JSON refuses."""
+    """Python numbers and strings instead of numpy's, which h5ad returns and JSON refuses."""
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in record.items()}
 
 
 def summary(run: "Run", split: "Split | None", n_epochs: int) -> str:
+    """Describe a run by its validation score and epochs."""
     if split is None or "val_pcc" not in run.history:
-        return f"{n_epochs} epochs" if n_epochs else "solved"
+        return f"{n_epochs} epochs" if n_epochs else "solved in closed form"
     best = run.history["val_pcc"][run.best_epoch - 1]
     return f"validation PCC(A) {best:.3f} at epoch {run.best_epoch} (split by {split.by})"
 

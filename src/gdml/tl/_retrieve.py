@@ -1,4 +1,4 @@
-"""Retrieve: the nearest spots in the space that image and expression share."""
+"""Nearest spots in the space that image and expression share."""
 
 import os
 from collections.abc import Iterable
@@ -11,8 +11,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import count, did_you_mean, some
-from gdml.spots.coordinates import check_adata, library_of_each_spot
+from gdml._errors import check_count, count, did_you_mean, some
+from gdml._progress import tell
+from gdml.spots.resolve import Spots
 from gdml.spots.undo import all_or_nothing
 
 if TYPE_CHECKING:
@@ -41,58 +42,58 @@ def retrieve(
     precision: "Precision" = "auto",
     key: str = _keys.KEY,
 ) -> pd.DataFrame:
-    """Find the spots that lie nearest in the space that image and expression share.
+    """Find the nearest spots in the space that image and expression share.
 
-    The nearest training spots of a tile, by their expression or their images; or the nearest tiles of an expression
-    profile. The search is exact.
+    For instance the training spots nearest to a tile, by their expression or their images, or the tiles nearest to an
+    expression profile. The search is exact.
 
     Parameters
     ----------
     adata
-        Spots that are asked about; or expression profiles on the model's scale, a row each, with the panel's genes as
-        columns (one profile may be a Series).
+        Spots to find neighbours of; or expression profiles, normalised as the model's training data, one row each, with
+        the panel's genes as columns (a Series for one profile).
     reference
-        Spots to search among, the training spots as a rule.
+        Spots to search, usually the training spots.
     model
-        What :func:`gdml.tl.fit` returned, or the folder of a saved model; one with a shared space. None: the model
-        that was fitted on ``reference``, else the one that ``adata`` or ``reference`` was predicted with.
+        A model with a shared space from :func:`gdml.tl.fit`, or the folder of a saved one. None: the model that was
+        fitted on ``reference``, else the one that ``adata`` or ``reference`` was predicted with.
     query
-        What of ``adata`` is asked about: ``"image"`` (default), or the measured ``"expression"`` (that of profiles).
+        Modality of ``adata``: ``"image"`` (default), or the measured ``"expression"`` (always that of profiles).
     target
-        What of ``reference`` is compared with it. By default the other of the two.
+        Modality of ``reference``. By default the other one.
     n_neighbors
-        Spots to find for each query.
+        Number of neighbours of each query.
     spots
-        Names of the spots of ``adata`` that are asked about; by default all.
+        Names of the spots of ``adata`` to find neighbours of; all by default.
     include_self
-        Whether a spot may find itself, where it is in ``reference`` too: the one of the same name on the same slide.
+        Whether a spot that is in ``reference`` too (same name and slide) may be its own neighbour.
     layer
-        Layer with the raw counts, where expression has to be normalised. By default the recorded one, else ``X``.
+        Layer with the raw counts, if expression has to be normalised. By default the recorded one, else ``X``.
     gene_key
-        Column of ``var`` with the names of the panel, as in :func:`gdml.tl.predict`, where expression has to be
+        Column of ``var`` with the names of the panel, as in :func:`gdml.tl.predict`, if expression has to be
         normalised.
     device, precision
         As in :func:`gdml.tl.fit`.
     key
-        Name under which tiles, features and predictions are stored, in both.
+        Name under which tiles, features and predictions are stored, in both AnnData.
 
     Returns
     -------
-    DataFrame, a row for each query and neighbour, nearest first, with the columns
+    DataFrame, one row per query and neighbour, nearest first, with the columns
 
     ``query``
         Name of the spot or profile.
     ``rank``
         1 for the nearest.
     ``match``, ``library``
-        Name of the spot in ``reference``, and its slide. Of spots equally near the first is taken.
+        Name of the spot in ``reference``, and its slide. Of equally near spots the first is taken.
     ``distance``, ``similarity``
         Cosine distance, 0 to 2, and 1 minus that.
 
-    Writes, to the AnnData that it is asked of:
+    Writes to the AnnData whose modality it is (there is no ``copy``, since the table is returned):
 
     ``.obsm['X_gdml']``
-        Embedded images, where missing, by :func:`gdml.tl.predict` with all that it writes.
+        Embedded images, if missing, with the other results of :func:`gdml.tl.predict`.
     ``.obsm['X_gdml_expression']`` : float32, (n_obs, d)
         Embedded expression.
 
@@ -101,8 +102,10 @@ def retrieve(
     KeyError
         If no model is given and none was used, or a name of ``spots`` is not in ``adata``.
     ValueError
-        If the model has no shared space; if expression is asked of spots that lack panel genes; if ``n_neighbors``
+        If the model has no shared space; if expression is needed of spots that lack panel genes; if ``n_neighbors``
         is larger than the reference; if there are predictions of another model under ``key``.
+    TypeError
+        If ``reference`` is not an AnnData, or ``n_neighbors`` not a number.
 
     Examples
     --------
@@ -112,15 +115,13 @@ def retrieve(
     """
     given = isinstance(adata, pd.DataFrame | pd.Series)
     query, target = _modalities(query, target, given)
-    check_adata(reference, name="reference")
-    if not given:
-        check_adata(adata)
+    among = Spots.resolve(reference, key=key, coordinates=False, name="reference")
+    asked = adata if given else among if adata is reference else Spots.resolve(adata, key=key, coordinates=False)
     rows = _rows(adata, spots)
-    trained = _find_model(adata, reference, model, key)
-    own = None if given or include_self else _own_rows(adata, reference, key)
-    if isinstance(n_neighbors, bool) or not isinstance(n_neighbors, int | np.integer) or n_neighbors < 1:
-        raise ValueError(f"`n_neighbors` must be a whole number of at least 1, found {n_neighbors!r}.")
-    left = reference.n_obs - int(own is not None and (own[rows] >= 0).any())
+    trained = _find_model(asked, among, model)
+    own = None if include_self or not isinstance(asked, Spots) else _own_rows(asked, among)
+    check_count("n_neighbors", n_neighbors)
+    left = len(among) - int(own is not None and (own[rows] >= 0).any())
     if n_neighbors > left:
         raise ValueError(f"`n_neighbors` is {n_neighbors}, but `reference` has {count(left, 'spot')} to find.")
 
@@ -131,44 +132,43 @@ def retrieve(
     from . import _shared_space as space
 
     space.check_shared_space(trained)
-    options: dict[str, Any] = {"key": key, "device": device, "precision": precision}
-    measure: dict[str, Any] = {"key": key, "layer": layer, "gene_key": gene_key}
-    sides = [(adata, query, "adata"), (reference, target, "reference")]
+    sides = [(asked, query, "adata"), (among, target, "reference")]
     for one, _, name in sides:
-        if isinstance(one, AnnData):
-            space.check_predicted(one, trained, key=key, name=name)
+        if isinstance(one, Spots):
+            space.check_predicted(one, trained, name=name)
     found: dict[tuple[int, str], NDArray[np.float32]] = {}
-    # expression first: it is quick, and what is refused is refused before hours are spent on features
+    names = asked.adata.obs_names if isinstance(asked, Spots) else pd.Index([])
+    # expression first: it is quick, and raises errors before features are computed
     with ExitStack() as undo:
         for one, modality, name in sorted(sides, key=lambda side: side[1]):
             if (id(one), modality) in found:
                 continue
-            if not isinstance(one, AnnData):
+            if not isinstance(one, Spots):
                 profiles = space.profiles_of_panel(one, trained)
                 names = profiles.index
                 values = space.embed_expression(trained, profiles.to_numpy())
             elif modality == "expression":
-                values = space.embed_expression(trained, space.expression_of_spots(one, trained, name=name, **measure))
+                measured = space.expression_of_spots(one, trained, layer=layer, gene_key=gene_key, name=name)
+                values = space.embed_expression(trained, measured)
             else:
-                undo.enter_context(all_or_nothing(one, key))
-                values = space.images_of_spots(one, trained, name=name, **options)
+                undo.enter_context(all_or_nothing(one.adata, key))
+                values = space.images_of_spots(one, trained, device=device, precision=precision, name=name)
             found[id(one), modality] = values
     for one, modality, _ in sides:
-        if isinstance(one, AnnData) and modality == "expression":
-            one.obsm[_keys.expression_embedding(key)] = found[id(one), modality]
+        if isinstance(one, Spots) and modality == "expression":
+            one.adata.obsm[_keys.expression_embedding(key)] = found[id(one), modality]
 
-    asked, among = (torch.from_numpy(found[id(one), modality]) for one, modality, _ in sides)
-    numbers = None if own is None else (torch.from_numpy(own[rows]), torch.arange(len(among)))
-    cosines, matches = (x.numpy() for x in nearest_rows(asked[rows], among, n_neighbors, numbers))
-    if isinstance(adata, AnnData):
-        names = adata.obs_names
+    queries, targets = (torch.from_numpy(found[id(one), modality]) for one, modality, _ in sides)
+    numbers = None if own is None else (torch.from_numpy(own[rows]), torch.arange(len(targets)))
+    cosines, matches = (x.numpy() for x in nearest_rows(queries[rows], targets, n_neighbors, numbers))
     similarity = cosines.astype(np.float64).clip(-1, 1).ravel()
+    tell(f"retrieve: {count(n_neighbors, 'neighbour')} by {target} of {len(rows)} queries by {query}")
     return pd.DataFrame(
         {
             "query": np.repeat(names[rows], n_neighbors),
             "rank": np.tile(np.arange(1, n_neighbors + 1), len(rows)),
             "match": reference.obs_names[matches.ravel()],
-            "library": _slides(reference, key)[matches.ravel()],
+            "library": among.library[matches.ravel()],
             "distance": 1 - similarity,
             "similarity": similarity,
         }
@@ -180,13 +180,13 @@ def _modalities(query: Any, target: Any, given: bool) -> tuple[Modality, Modalit
         if value is not None and value not in _OTHER:
             raise ValueError(f"`{name}` is {value!r}. {did_you_mean(str(value), _OTHER)}")
     if given and query == "image":
-        raise ValueError("`query` is 'image', but `adata` holds expression profiles; leave `query` out, or pass spots.")
+        raise ValueError("`query` is 'image', but `adata` holds expression profiles; omit `query`, or pass spots.")
     query = query or ("expression" if given else "image")
     return query, target or _OTHER[query]
 
 
 def _rows(adata: Any, spots: str | Iterable[str] | None) -> NDArray[np.intp]:
-    """Rows that are asked about."""
+    """Rows of the queries."""
     n, names = (len(adata), adata.index) if isinstance(adata, pd.DataFrame) else (1, None)
     if isinstance(adata, AnnData):
         n, names = adata.n_obs, adata.obs_names
@@ -194,7 +194,7 @@ def _rows(adata: Any, spots: str | Iterable[str] | None) -> NDArray[np.intp]:
         return np.arange(n)
     wanted = [spots] if isinstance(spots, str) else list(dict.fromkeys(spots))
     if names is None or not wanted:
-        raise ValueError("`spots` chooses among the spots of `adata`; leave it out, or name one at least.")
+        raise ValueError("`spots` chooses among the spots of `adata`; omit it, or name at least one.")
     rows = names.get_indexer(wanted)
     unknown = [spot for spot, row in zip(wanted, rows, strict=True) if row < 0]
     if unknown:
@@ -205,30 +205,25 @@ def _rows(adata: Any, spots: str | Iterable[str] | None) -> NDArray[np.intp]:
     return rows
 
 
-def _find_model(adata: Any, reference: AnnData, model: Any, key: str) -> "TrainedModel":
+def _find_model(asked: Any, among: Spots, model: Any) -> "TrainedModel":
     from ._predict import find_model
 
     if model is None:
-        used = [(reference, _keys.FIT), (adata, _keys.PREDICT), (reference, _keys.PREDICT)]
-        stored = [one.uns.get(key, {}).get(part) for one, part in used if isinstance(one, AnnData)]
-        paths = [str(record["model"]) for record in stored if record and os.path.isdir(str(record["model"]))]
+        used = [(among, _keys.FIT), (asked, _keys.PREDICT), (among, _keys.PREDICT)]
+        records = [one.record(part) for one, part in used if isinstance(one, Spots)]
+        paths = [str(record["model"]) for record in records if record and os.path.isdir(str(record.get("model", "")))]
         if not paths:
             raise KeyError(
-                f"No `model` is given, and uns[{key!r}] of `reference` and `adata` names none that is there: pass a "
+                f"No `model` is given, and uns[{among.key!r}] of `reference` and `adata` names no saved model: pass a "
                 "model or the folder of a saved one."
             )
         model = paths[0]
-    return find_model(reference, model, key)[0]
+    return find_model(among, model)[0]
 
 
-def _slides(adata: AnnData, key: str) -> NDArray[np.str_]:
-    tiles = adata.uns.get(key, {}).get(_keys.TILES, {})
-    return library_of_each_spot(adata, str(tiles.get("library_key", _keys.LIBRARY)))
-
-
-def _own_rows(adata: AnnData, reference: AnnData, key: str) -> NDArray[np.int64]:
-    """Row of each spot in the reference, by its name and slide; -1 where it isn't there."""
-    if adata is reference:
-        return np.arange(adata.n_obs)
-    rows = reference.obs_names.get_indexer(adata.obs_names)
-    return np.where(_slides(reference, key)[rows] == _slides(adata, key), rows, -1).astype(np.int64)
+def _own_rows(asked: Spots, among: Spots) -> NDArray[np.int64]:
+    """Row of each spot in the reference, by name and slide; -1 if absent."""
+    if asked is among:
+        return np.arange(len(among))
+    rows = among.adata.obs_names.get_indexer(asked.adata.obs_names)
+    return np.where(among.library[rows] == asked.library, rows, -1).astype(np.int64)

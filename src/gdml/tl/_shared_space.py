@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 from numpy.typing import NDArray
 from scanpy import logging as logg
 
@@ -13,11 +12,12 @@ from gdml import _keys
 from gdml._errors import some
 from gdml.expression import Normalization
 from gdml.models import get_model, list_models
-from gdml.spots.genes import match_as_predicted, match_names, why_none
+from gdml.spots.genes import match_as_predicted, match_names, why_few
 from gdml.spots.measured import measured_expression
+from gdml.spots.resolve import Spots
 from gdml.training.trained import weights_digest
 
-from ._predict import predict
+from ._predict import predict_spots
 
 if TYPE_CHECKING:
     from gdml.training import TrainedModel
@@ -26,12 +26,12 @@ _CHUNK = 1 << 16  # spots whose expression is embedded at once
 
 
 def check_shared_space(trained: "TrainedModel") -> None:
-    """Refuse a model that has none.
+    """Refuse a model without a shared space.
 
     Raises
     ------
     ValueError
-        If it is of a kind without, or what makes the space was switched off.
+        If models of its kind have none, or its losses were switched off.
     """
     if not trained.module.shared_space:
         having = [name for name in list_models() if get_model(name).shared_space]
@@ -39,35 +39,33 @@ def check_shared_space(trained: "TrainedModel") -> None:
             f"`model` is a {trained.name!r}, which has no space that image and expression share; "
             f"{', '.join(map(repr, having))} have one: gdml.tl.fit(adata, model={having[0]!r})."
         )
-    embed_expression(trained, np.zeros((1, len(trained.panel)), np.float32))  # refuses where it was switched off
+    embed_expression(trained, np.zeros((1, len(trained.panel)), np.float32))  # raises where it was switched off
 
 
 def embed_expression(trained: "TrainedModel", values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Expression on the model's scale (N, M) to the shared space, (N, d)."""
+    """Embed normalised expression (N, M) in the shared space, (N, d)."""
     with torch.no_grad():
         chunks = torch.from_numpy(values).split(_CHUNK)
         return torch.cat([trained.module.embed_expression(chunk).float() for chunk in chunks]).numpy()
 
 
 def expression_of_spots(
-    adata: AnnData, trained: "TrainedModel", *, key: str, layer: str | None, gene_key: str | None, name: str
+    spots: Spots, trained: "TrainedModel", *, layer: str | None, gene_key: str | None, name: str
 ) -> NDArray[np.float32]:
-    """Measured expression of the model's panel on its scale, (n_obs, M).
+    """Measured expression of the model's panel, normalised as its training data, (n_obs, M).
 
-    What :func:`gdml.pp.normalize` made is taken where it is on that scale, else the counts are normalised.
+    Values of :func:`gdml.pp.normalize` are used if they are on that scale, else the counts are normalised.
 
     Parameters
     ----------
-    adata
-        The spots.
+    spots
+        Spots with expression.
     trained
         The model.
-    key
-        Name under which tiles and normalised expression are stored.
     layer, gene_key
         As in :func:`gdml.tl.evaluate`.
     name
-        Of the argument that ``adata`` is, for messages.
+        Name of the argument, for messages.
 
     Raises
     ------
@@ -75,28 +73,26 @@ def expression_of_spots(
         If a gene of the panel was not measured, or the counts are not raw counts.
     """
     panel, norm = list(trained.panel), Normalization.from_dict(trained.normalization)
-    stored = adata.uns.get(key, {})
-    record = stored.get(_keys.NORMALIZATION, {})
-    ready = adata.obsm.get(_keys.measured(key))
+    record = spots.record(_keys.NORMALIZATION) or {}
+    ready = spots.adata.obsm.get(_keys.measured(spots.key))
     if not (
         layer is gene_key is None
         and isinstance(ready, pd.DataFrame)
         and list(record.get("panel", ())) == list(ready.columns) == panel
         and Normalization.from_dict(record) == norm
     ):
-        match = match_as_predicted(adata, panel, gene_key, stored.get(_keys.PREDICT, {}))
+        match = match_as_predicted(spots.adata, panel, gene_key, spots.record(_keys.PREDICT) or {})
         if not match.n:
-            raise ValueError(f"The expression of `{name}` can't be embedded. {why_none(adata, panel, gene_key)}")
-        if layer is None:
-            layer = record.get("layer")
-        library_key = str(stored.get(_keys.TILES, {}).get("library_key", _keys.LIBRARY))
-        ready = measured_expression(adata, panel, norm, layer=layer, library_key=library_key, columns=match.columns)
+            why = why_few(spots.adata, panel, match, gene_key)
+            raise ValueError(f"The expression of `{name}` can't be embedded. {why}")
+        layer = record.get("layer") if layer is None else layer
+        ready = measured_expression(spots, panel, norm, layer=layer, columns=match.columns)
     _refuse_absent(ready, name)
     return ready.to_numpy(np.float32)
 
 
 def profiles_of_panel(profiles: "pd.DataFrame | pd.Series[Any]", trained: "TrainedModel") -> pd.DataFrame:
-    """Expression profiles given by hand: a row each, columns as in the panel.
+    """Expression profiles from a table: one row each, columns as in the panel.
 
     Raises
     ------
@@ -107,9 +103,9 @@ def profiles_of_panel(profiles: "pd.DataFrame | pd.Series[Any]", trained: "Train
     if isinstance(profiles, pd.Series) and profiles.name is None:
         table.index = pd.Index(["profile"])
     if not len(table):
-        raise ValueError("`adata` is a table without a profile; pass a row for each, a column for each gene.")
+        raise ValueError("`adata` is a table without rows; pass one row per profile and one column per gene.")
     if not table.index.is_unique:
-        raise ValueError(f"`adata` has several profiles of one name ({some(table.index[table.index.duplicated()])}).")
+        raise ValueError(f"`adata` has profiles with the same name ({some(table.index[table.index.duplicated()])}).")
     match = match_names(pd.Index(table.columns.astype(str), dtype=object), trained.panel, "the profiles' genes")
     values = np.full((len(table), len(trained.panel)), np.nan, np.float32)
     values[:, match.present] = table.iloc[:, match.columns[match.present]].to_numpy(np.float32)
@@ -124,32 +120,34 @@ def _refuse_absent(expression: pd.DataFrame, name: str) -> None:
         raise ValueError(
             f"{bad.sum()} of {expression.shape[1]} panel genes ({some(expression.columns[bad])}) are absent from `{name}`, "
             "ambiguous or not finite: expression can't be embedded without them. Name the column with the panel's names "
-            "with gene_key=, ask for images, or train on genes that all slides have: gdml.pp.normalize(adata, genes=...)."
+            "with gene_key=, compare images instead, or train on genes that all slides have: "
+            "gdml.pp.normalize(adata, genes=...)."
         )
 
 
-def check_predicted(adata: AnnData, trained: "TrainedModel", *, key: str, name: str) -> None:
-    """Refuse spots with predictions of another model: they would be lost, or the two modalities not be in one space.
+def check_predicted(spots: Spots, trained: "TrainedModel", *, name: str) -> None:
+    """Refuse spots with predictions of another model, which would be replaced or lie in another space.
 
     Raises
     ------
     ValueError
-        If there are such.
+        If there are such predictions.
     """
-    before = adata.uns.get(key, {}).get(_keys.PREDICT)
+    before = spots.record(_keys.PREDICT)
     if before is not None and before.get("weights") != weights_digest(trained.module):
         raise ValueError(
-            f"The predictions of `{name}` (obsm[{key!r}]) are of another model ({before['name']!r}, {before['model']!r}): "
-            f"replace them with gdml.tl.predict({name}, model), or pass another name as key=."
+            f"The predictions of `{name}` (obsm[{spots.key!r}]) are of another model ({before['name']!r}, "
+            f"{str(before.get('model', 'of a comparison'))!r}): replace them with gdml.tl.predict({name}, model), or pass "
+            "another name as key=."
         )
 
 
 def images_of_spots(
-    adata: AnnData, trained: "TrainedModel", *, key: str, device: Any, precision: Any, name: str
+    spots: Spots, trained: "TrainedModel", *, device: Any, precision: Any, name: str
 ) -> NDArray[np.float32]:
-    """Embedded images of all spots, (n_obs, d); predicted where that was not done."""
-    place = _keys.embedding(key)
-    if _keys.PREDICT not in adata.uns.get(key, {}) or place not in adata.obsm:
+    """Embedded images of all spots, (n_obs, d), predicted if missing."""
+    place = _keys.embedding(spots.key)
+    if spots.record(_keys.PREDICT) is None or place not in spots.adata.obsm:
         logg.info(f"retrieve: running gdml.tl.predict({name}, model)")
-        predict(adata, trained, device=device, precision=precision, key_added=key)
-    return np.asarray(adata.obsm[place], np.float32)
+        predict_spots(spots, trained, device=device, precision=precision)
+    return np.asarray(spots.adata.obsm[place], np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from gdml._errors import did_you_mean
+from gdml._errors import check_number, did_you_mean
 from gdml.expression import grid_smoother
 
 from .data import SlideSpots, SpotData
@@ -42,6 +42,7 @@ def check_split_arguments(validation: str | None, fraction: float) -> None:
     """
     if validation not in (None, "auto", "group", "block"):
         raise ValueError(f"`validation` is {validation!r}. {did_you_mean(str(validation), ('auto', 'group', 'block'))}")
+    check_number("validation_fraction", fraction)
     if not 0 < fraction < 1:
         raise ValueError(f"`validation_fraction` must lie between 0 and 1, found {fraction!r}.")
 

@@ -1,4 +1,4 @@
-"""A trained model with all that it needs to predict, in memory and on disk."""
+"""A trained model with everything that it needs to predict, in memory and on disk."""
 
 import hashlib
 import json
@@ -14,13 +14,15 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from gdml._marker import mark, marked
 from gdml.models.base import Shape, SpotModel, config_record, get_model, make_config
 
 _FORMAT = "gdml-model"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2  # 2: provenance and training slides
 _WEIGHTS = "model.safetensors"
 _RECORD = "model.json"
-#: What the JSON must hold.
+_KIND = "models"  # in the marker
+#: Entries of the JSON and their types.
 _PARTS = {
     "format_version": int,
     "model": str,
@@ -35,34 +37,40 @@ _PARTS = {
     "history": dict,
     "weights_sha256": str,
 }
+_SINCE_2 = {"provenance": str, "slides": dict | None}
 
 
 @dataclass
 class TrainedModel:
-    """A trained model: predict with :func:`gdml.tl.predict`, keep with its ``save``, read with :func:`gdml.load`.
+    """A trained model: predict with :func:`gdml.tl.predict`, write with ``save``, read with :func:`gdml.load`.
 
     Parameters
     ----------
     module
         The network (or solved regression), in evaluation mode, on the CPU.
     name
-        Name of the model, as ``model=`` takes it.
+        Name of the model, one of :func:`gdml.models.list_models`.
     panel
         Panel genes, in the order of the predictions.
     normalization
-        Fields of the :class:`gdml.expression.Normalization` that the predictions are on the scale of.
+        Fields of the :class:`gdml.expression.Normalization` of the predictions.
     features
         Encoder of the features: ``encoder``, ``identity``, ``precision``, ``tokens``, ``n_tokens``, ``dim``.
     tiles
-        Geometry: ``tile_um`` (None where tiles are of ``tile_px`` native pixels), ``tile_px``, ``n_side``.
+        Geometry: ``tile_um`` (None for tiles of ``tile_px`` native pixels), ``tile_px``, ``n_side``.
     high_genes
-        The 50 panel genes with the best PCC on the validation split, best first; empty without one.
+        The 50 panel genes with the best PCC on the validation split, best first; empty without a split.
     training
         Settings, seed, split, best epoch and versions of the run.
     history
         Quantities by epoch.
+    slides
+        Training slides by name: ``image`` (fingerprint), ``positions`` (digest) and ``key`` (provenance) of each.
+        None where they are unknown (models saved by gdml 0.1).
+    provenance
+        Key of everything that the model depends on; empty where unknown.
     path
-        Folder that it was last saved in or read from; None before.
+        Folder that the model was last saved in or read from; None before.
     """
 
     module: SpotModel
@@ -74,6 +82,8 @@ class TrainedModel:
     high_genes: tuple[str, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     history: dict[str, np.ndarray] = field(default_factory=dict)
+    slides: dict[str, dict[str, str]] | None = None
+    provenance: str = ""
     path: str | None = None
 
     def __repr__(self) -> str:
@@ -85,34 +95,30 @@ class TrainedModel:
 
     @property
     def best_epoch(self) -> int:
-        """Epoch that the validation split chose, from 1; 0 for a model solved in closed form."""
+        """Epoch selected on the validation split, from 1; 0 for a model solved in closed form."""
         return int(self.training.get("best_epoch", 0))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model to a folder: weights as safetensors, everything else as JSON.
 
-        The folder appears whole or not at all.
+        The folder is written completely or not at all.
 
         Parameters
         ----------
         path
-            Folder to make.
+            Folder to create.
         overwrite
-            Replace a model that is there already.
+            Replace a model that is saved there.
 
         Raises
         ------
         FileExistsError
-            If ``path`` exists, and is no saved model or ``overwrite`` is False.
+            If ``path`` exists, and is not a saved model or ``overwrite`` is False.
+        OSError
+            If the folder cannot be written.
         """
         target = Path(path).expanduser().absolute()
-        if target.exists():
-            if not (target / _RECORD).is_file():
-                raise FileExistsError(f"`path` {str(target)!r} exists and is no saved model; choose another one.")
-            if not overwrite:
-                raise FileExistsError(
-                    f"`path` {str(target)!r} holds a saved model; choose another one or pass overwrite=True."
-                )
+        check_target(target, overwrite=overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         weights = save_tensors({k: v.contiguous() for k, v in _own_tensors(self.module).items()})
         record = {
@@ -129,12 +135,15 @@ class TrainedModel:
             "high_genes": list(self.high_genes),
             "training": self.training,
             "history": {k: [float(x) if np.isfinite(x) else None for x in v] for k, v in self.history.items()},
+            "slides": self.slides,
+            "provenance": self.provenance,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
         }
         made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             (made / _WEIGHTS).write_bytes(weights)
             (made / _RECORD).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+            mark(made, _KIND, name=self.name, provenance=self.provenance)
             made.chmod(0o755)
             if target.exists():
                 _exchange(made, target)
@@ -159,7 +168,8 @@ class TrainedModel:
         expected = _own_tensors(module)
         if tensors.keys() != expected.keys() or any(tensors[k].shape != expected[k].shape for k in expected):
             raise ValueError(
-                f"The weights in {str(folder)!r} don't fit the {record['model']!r} that {_RECORD} describes."
+                f"The weights in {str(folder)!r} don't fit the {record['model']!r} that {_RECORD} describes"
+                + ("; it was saved by gdml 0.1, train it again." if record["format_version"] == 1 else ".")
             )
         module.load_state_dict(tensors, strict=False)
         return cls(
@@ -172,17 +182,86 @@ class TrainedModel:
             high_genes=tuple(record["high_genes"]),
             training=record["training"],
             history={k: np.array([np.nan if x is None else x for x in v]) for k, v in record["history"].items()},
+            slides=record.get("slides"),
+            provenance=record.get("provenance", ""),
             path=str(folder),
         )
 
 
-def load(path: str | os.PathLike[str]) -> TrainedModel:
-    """Read a trained model; no AnnData is needed, and no code comes from the file.
+def check_target(path: str | os.PathLike[str], *, overwrite: bool, name: str = "path") -> None:
+    """Refuse a folder that a model must not be saved in.
 
     Parameters
     ----------
     path
-        Folder that :meth:`gdml.training.TrainedModel.save` wrote.
+        Folder to save in.
+    overwrite
+        Whether a model that is saved there may be replaced.
+    name
+        Name of the argument, for messages.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder exists, and is not a saved model or ``overwrite`` is False.
+    """
+    target = Path(path).expanduser()
+    if not (target.exists() or target.is_symlink()):
+        return
+    if not _is_model(target):
+        raise FileExistsError(f"`{name}` {str(target)!r} exists and is no saved model; choose another folder.")
+    if not overwrite:
+        raise FileExistsError(
+            f"`{name}` {str(target)!r} holds a saved model; choose another folder or pass overwrite=True."
+        )
+
+
+def check_writable(path: str | os.PathLike[str], name: str) -> None:
+    """Find out whether a model can be saved in a folder, without leaving anything behind.
+
+    Parameters
+    ----------
+    path
+        Folder to save in; it need not exist.
+    name
+        What decides the folder, for messages.
+
+    Raises
+    ------
+    OSError
+        If it cannot, of the kind that the system raised (PermissionError, ...).
+    """
+    target = Path(path).expanduser().absolute()
+    existing = next(folder for folder in target.parents if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".gdml-probe-", dir=existing) as probe:
+            (Path(probe) / _RECORD).write_text("{}", encoding="utf-8")
+    except OSError as error:
+        text = (
+            f"A model cannot be saved in {str(target)!r}: {error.strerror or error}. Choose another folder with {name}."
+        )
+        raise type(error)(text) from error
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether gdml saved a model there; version 1 had no marker."""
+    if (marked(folder) or {}).get("gdml") == _KIND:
+        return True
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and record.get("format") == _FORMAT
+
+
+def load(path: str | os.PathLike[str]) -> TrainedModel:
+    """Read a trained model. No AnnData is needed, and no code is run from the file.
+
+    Parameters
+    ----------
+    path
+        Folder written by :meth:`gdml.training.TrainedModel.save`. Models of gdml 0.1 are read too; which slides they
+        were trained on is not known.
 
     Returns
     -------
@@ -208,7 +287,7 @@ def weights_digest(module: SpotModel) -> str:
 
 
 def _own_tensors(module: SpotModel) -> dict[str, torch.Tensor]:
-    """Weights and buffers by name, those that two names share once (safetensors refuses shared memory)."""
+    """Weights and buffers by name; tensors with two names once, since safetensors refuses shared memory."""
     seen: set[int] = set()
     own = {}
     for name, tensor in module.state_dict().items():
@@ -238,21 +317,22 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{where} was written by a newer gdml (format {version}, this one reads {_FORMAT_VERSION}): "
             "pip install --upgrade gdml."
         )
-    wrong = [name for name, kind in _PARTS.items() if not isinstance(record.get(name), kind)]
+    parts = _PARTS if version == 1 else _PARTS | _SINCE_2
+    wrong = [name for name, kind in parts.items() if name not in record or not isinstance(record[name], kind)]
     if wrong:
         raise ValueError(f"{where} is not a whole gdml model: {_RECORD} lacks {', '.join(wrong)}.")
     return record
 
 
 def _make_module(folder: Path, record: dict[str, Any]) -> SpotModel:
-    """Make the untrained model that the JSON describes; the user's random state is untouched."""
+    """Make the untrained model that the JSON describes, without touching the user's random state."""
     try:
         model = get_model(record["model"])
         with torch.random.fork_rng(devices=[]):
             module = model(make_config(model, None, record["config"]), Shape(**record["shape"]))
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{str(folder)!r}: {_RECORD} describes a model that this gdml can't make ({error}): it was changed, or "
+            f"{str(folder)!r}: {_RECORD} describes a model that this gdml can't make ({error}): the file was changed, or "
             "written by another version."
         ) from error
     if len(record["panel"]) != module.shape.n_genes:
@@ -263,7 +343,7 @@ def _make_module(folder: Path, record: dict[str, Any]) -> SpotModel:
 
 
 def _exchange(made: Path, target: Path) -> None:
-    """Put a folder in the place of another, which is back in its place where that fails."""
+    """Replace a folder by another; the old one is restored if that fails."""
     old = made.with_name(made.name + "-old")
     os.replace(target, old)
     try:

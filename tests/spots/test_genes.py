@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scanpy import logging
 
-from gdml.spots.genes import match_genes, why_none
+from gdml.spots.genes import match_genes, why_few
 
 PANEL = ("ACTB", "GAPDH", "CD3E")
 IDS = ("ENSG00000075624", "ENSG00000111640", "ENSG00000198851")
@@ -51,13 +51,13 @@ def test_versions_of_ensembl_ids_are_left_aside():
     assert match.n == 0 and len(match.ambiguous) == 2
 
 
-def test_a_name_that_several_genes_bear_is_not_matched(monkeypatch):
-    said = []
-    monkeypatch.setattr(logging, "warning", said.append)
+def test_an_ambiguous_name_is_not_matched(monkeypatch):
+    lines = []
+    monkeypatch.setattr(logging, "warning", lines.append)
     adata = table("abcde", symbol=["ACTB", "GAPDH", "ACTB", None, None])
     match = match_genes(adata, PANEL, "symbol")
     assert match.columns.tolist() == [-1, 1, -1] and match.ambiguous == ("ACTB",)
-    assert "1 of 3 panel genes occur more than once in var['symbol'] (ACTB)" in said[0]
+    assert "1 of 3 panel genes occur more than once in var['symbol'] (ACTB)" in lines[0]
 
 
 def test_a_column_of_numbers_can_be_named():
@@ -82,8 +82,9 @@ def test_an_unknown_column():
         (table("xyz", name=["ACTB", "ACTB", "ACTB"]), PANEL, "occur more than once.*unique names"),
     ],
 )
-def test_what_is_said_where_nothing_matches(adata, panel, says):
-    assert match_genes(adata, panel).n == 0
-    text = why_none(adata, panel)
+def test_the_explanation_where_nothing_matches(adata, panel, says):
+    match = match_genes(adata, panel)
+    assert match.n == 0
+    text = why_few(adata, panel, match)
     assert text.startswith("None of the 3 panel genes")
     assert re.search(says, text), text
