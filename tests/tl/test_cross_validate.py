@@ -216,6 +216,7 @@ def test_stopped_by_the_user_nothing_is_written_and_what_is_finished_stays(ready
 def test_the_papers_protocol_chooses_the_epoch_on_the_test_fold(ready, small, tmp_path):
     import torch
 
+    from gdml.encoders.device import use_bf16
     from gdml.models import GeneDML
     from gdml.models.base import make_config
     from gdml.training import make_fabric, make_training_config, predict_rows, train
@@ -237,7 +238,7 @@ def test_the_papers_protocol_chooses_the_epoch_on_the_test_fold(ready, small, tm
         make_config(GeneDML, None, options["config"]),
         {k: work.uns["gdml"]["normalization"][k] for k in ("order", "smooth")},
     )
-    fabric = make_fabric(torch.device("cpu"), bf16=gdml.encoders.use_bf16(torch.device("cpu"), "auto"))
+    fabric = make_fabric(torch.device("cpu"), bf16=use_bf16(torch.device("cpu"), "auto"))
     rows = torch.arange(len(order))
     n = int((~test).sum())
     module, run = train(

@@ -9,6 +9,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from gdml import _keys
+from gdml._errors import some
 
 from .coordinates import check_adata, libraries, spot_coordinates
 from .counts import raw_counts
@@ -69,6 +70,10 @@ class Spots:
             Of the argument, for messages.
         """
         check_adata(adata, copy=copy, name=name)
+        if library_key is not None and library_key not in adata.obs:
+            raise KeyError(
+                f"`library_key` is {library_key!r}, which is no column of obs (it has: {some(adata.obs.columns, 10)})."
+            )
         tiles = adata.uns.get(key, {}).get(_keys.TILES, {})
         library_key = library_key or str(tiles.get("library_key", _keys.LIBRARY))
         spatial_key = spatial_key or str(tiles.get("spatial_key", _keys.SPATIAL))
