@@ -105,6 +105,17 @@ def test_an_argument_that_all_sources_contradict_must_be_insisted_on():
     assert scale(spots(290.0), given=0.25).um_per_px == 0.25  # an assumption is no contradiction
 
 
+def test_a_few_scattered_spots_show_no_pitch():
+    where = spots(290.0, spot_diameter_fullres=145.0)
+    where.adata.uns["spatial"]["S1"]["metadata"]["spot_pitch_um"] = 200.0
+    few = Spots.resolve(where.adata[[0, 3, 40]].copy())
+    assert scale(few).source == "spot diameter" and scale(few).um_per_px == pytest.approx(200 / 290)
+    assert scale(few, metadata=0.7) == scale(few, metadata=0.7, check=False)
+    assert scale(few, metadata=0.7).conflict == ""
+    del few.adata.uns["spatial"]["S1"]["scalefactors"]["spot_diameter_fullres"]
+    assert scale(few).um_per_px == pytest.approx(200 / 870)  # nothing else is known
+
+
 def test_scale_factors_that_are_no_numbers_are_no_source():
     for value in (None, "unknown", 0.0, np.nan):
         assert scale(spots(290.0, microns_per_pixel=value)).source == "spot pitch"

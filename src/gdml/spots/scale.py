@@ -19,6 +19,7 @@ DIAMETER_UM = {100.0: (55.0, 65.0), 200.0: (100.0, 100.0)}  # by pitch; Space Ra
 BOUNDS = (0.05, 5.0)
 BOUNDS_HIRES = (0.05, 20.0)
 _AGREE, _REFUSE = 1.1, 2.0  # factors between sources: beyond the first they disagree, beyond the second one is wrong
+_FEWEST = 8  # spots whose nearest neighbours show the pitch
 _ABUT = 0.8  # diameter over pitch above which spots are bins without gaps
 
 
@@ -31,7 +32,8 @@ class Scale:
     um_per_px
         NaN where no source states it.
     source
-        ``"argument"``, ``"scalefactors"``, ``"image metadata"``, ``"spot pitch"`` or ``"unknown"``.
+        ``"argument"``, ``"scalefactors"``, ``"image metadata"``, ``"spot pitch"``, ``"spot diameter"`` or
+        ``"unknown"``.
     conflict
         Sentence about the sources that disagree; empty where there are none.
     """
@@ -50,12 +52,17 @@ class _Source:
     high: float
     assumed: bool = False
 
+    @property
+    def exact(self) -> bool:
+        """Whether it states one value."""
+        return self.low == self.high
+
     def factor(self, value: float) -> float:
         """Factor between a value and the nearest end of the range, at least 1."""
         return max(self.low / value, value / self.high, 1.0)
 
     def __str__(self) -> str:
-        value = f"{self.low:.4g}" if self.low == self.high else f"{self.low:.4g} to {self.high:.4g}"
+        value = f"{self.low:.4g}" if self.exact else f"{self.low:.4g} to {self.high:.4g}"
         return f"{self.name} {value}" + (" (200 um pitch assumed)" if self.assumed else "")
 
 
@@ -72,7 +79,7 @@ def slide_scale(
     """Micrometres per pixel of one slide.
 
     The first of these that is known: ``given``, ``microns_per_pixel`` of Space Ranger's scale factors, the metadata of
-    the image, the spot pitch. The spot diameter in the scale factors is compared with them. A square grid without a
+    the image, the spot pitch (of at least 8 spots, or of a grid), the spot diameter where it is one of 100 um or a bin. A square grid without a
     known pitch is taken for legacy ST (200 um) unless its spots touch, as bins do.
 
     Parameters
@@ -102,7 +109,7 @@ def slide_scale(
         than that from all others.
     """
     sources = _sources(spots, library, given, metadata, pitch_um)
-    if not sources or sources[0].name == "spot diameter":
+    if not sources or not sources[0].exact:
         return Scale(float("nan"), "unknown")
     first, others = sources[0], sources[1:]
     value = first.low
@@ -201,13 +208,16 @@ def _sources(
         pitch = None
     exact = {"argument": given, "scalefactors": _number(factors.get("microns_per_pixel")), "image metadata": metadata}
     found = [_Source(name, value, value) for name, value in exact.items() if value is not None]
-    if pitch is not None and pitch_px:
-        found.append(_Source("spot pitch", pitch / pitch_px, pitch / pitch_px, assumed))
     diameter_um = (bin_um, bin_um) if bin_um else DIAMETER_UM.get(pitch or 0.0)
+    diameter = []
     if diameter_um and diameter_px:
         low, high = (um / diameter_px for um in diameter_um)
-        found.append(_Source("spot diameter", low, high, assumed))
-    return found
+        diameter = [_Source("spot diameter", low, high, assumed)]
+    # the nearest of a few spots need not be its neighbour on the array
+    scattered = kind is None and len(spots.slides[library]) < _FEWEST
+    if pitch and pitch_px and not (scattered and (found or any(source.exact for source in diameter))):
+        found.append(_Source("spot pitch", pitch / pitch_px, pitch / pitch_px, assumed))
+    return found + diameter
 
 
 def _row_col(spots: Spots, library: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
