@@ -116,10 +116,12 @@ def embed_one(path: Path, n: int, per_row: int, args: argparse.Namespace) -> dic
     import torch
 
     import gdml
+    from gdml.encoders.device import resolve_device
 
     adata, encoder = spots_on(path, n, per_row), make_encoder(args.encoder)
     warm = torch.zeros((1, encoder.tile_px, encoder.tile_px, 3), dtype=torch.uint8)
-    encoder.to(gdml.encoders.resolve_device(args.device)).encode(warm.to(gdml.encoders.resolve_device(args.device)))
+    device = resolve_device(args.device)
+    encoder.to(device).encode(warm.to(device))
     if encoder.tile_px != adata.uns["gdml"]["tiles"]["tile_px"]:
         gdml.pp.tile(adata, image=path, um_per_px=UM_PER_PX, tile_px=encoder.tile_px)
     (idle := Memory()).start()

@@ -24,7 +24,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import gdml
-from gdml.encoders import get_encoder, resolve_device, use_bf16
+from gdml.encoders import get_encoder
+from gdml.encoders.device import resolve_device, use_bf16
 from gdml.pp._extract import Extractor
 from gdml.pp._tokens import thin_tokens
 from gdml.slides import open_slide

@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from gdml.slides import um_per_px_from_grid, um_per_px_from_neighbors
+from gdml.slides.geometry import um_per_px_from_grid, um_per_px_from_neighbors
 
 REPOSITORY = "MahmoodLab/hest"
 TABLE = "HEST_v1_*.csv"

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from gdml.encoders import get_encoder, resolve_device, use_bf16
+from gdml.encoders import get_encoder
+from gdml.encoders.device import resolve_device, use_bf16
 from gdml.pp._tokens import thin_tokens
 from gdml.tl._candidates import Candidate, make_candidates
 from gdml.tl._training import shape_of

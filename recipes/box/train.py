@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from views import MASK_PX, Augmentation, TrainingSlide, Views
 
 import gdml
-from gdml.encoders import resolve_device, use_bf16
+from gdml.encoders.device import resolve_device, use_bf16
 
 ARCHITECTURE = "resnet18"
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gdml.encoders import resolve_device, use_bf16
+from gdml.encoders.device import resolve_device, use_bf16
 
 
 def test_devices():

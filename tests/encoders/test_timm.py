@@ -98,6 +98,60 @@ def test_pathology_models_have_the_published_size(name, dim, n_prefix, n_patches
     assert model.patch_embed.num_patches == n_patches
 
 
+# Arguments of timm.create_model in the model cards (read in November 2026):
+# https://huggingface.co/MahmoodLab/UNI, https://huggingface.co/MahmoodLab/UNI2-h
+CARDS = {
+    "uni": {
+        "architecture": "vit_large_patch16_224",
+        "img_size": 224,
+        "patch_size": 16,
+        "init_values": 1e-5,
+        "num_classes": 0,
+        "dynamic_img_size": True,
+    },
+    "uni2-h": {
+        "architecture": "vit_giant_patch14_224",
+        "img_size": 224,
+        "patch_size": 14,
+        "depth": 24,
+        "num_heads": 24,
+        "init_values": 1e-5,
+        "embed_dim": 1536,
+        "mlp_ratio": 2.66667 * 2,
+        "num_classes": 0,
+        "no_embed_class": True,
+        "mlp_layer": timm.layers.SwiGLUPacked,
+        "act_layer": torch.nn.SiLU,
+        "reg_tokens": 8,
+        "dynamic_img_size": True,
+    },
+}
+
+
+@pytest.mark.parametrize("name", list(CARDS))
+def test_pathology_models_are_built_as_their_cards_say(name, monkeypatch):
+    built = []
+    create = timm.create_model
+
+    def record(architecture, **kwargs):
+        built.append({"architecture": architecture, **kwargs})
+        with torch.device("meta"):
+            return create(architecture, **{k: v for k, v in kwargs.items() if k != "pretrained"})
+
+    monkeypatch.setattr(timm, "create_model", record)
+    encoder = get_encoder(name, pretrained=False)
+    monkeypatch.setattr(encoder, "_device", torch.device("meta"))
+    model = encoder.model
+    for made in built:
+        assert {k: v for k, v in made.items() if k != "pretrained"} == CARDS[name]
+    assert len(built) == 2 and built[1]["pretrained"] is False
+    # layer scale, which checkpoints have a weight for in every block
+    assert all(block.ls1.gamma.shape == block.ls2.gamma.shape == (encoder.dim,) for block in model.blocks)
+    tokens = model.forward_features(torch.empty((2, 3, 224, 224), device="meta"))
+    assert tokens.shape == (2, encoder.n_prefix + {"uni": 14**2, "uni2-h": 16**2}[name], encoder.dim)
+    assert encoder._std == (0.229, 0.224, 0.225)
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A cache folder of the hub, and no network."""

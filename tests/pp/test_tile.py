@@ -1,9 +1,11 @@
+import io
 import warnings
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from PIL import Image
 
 import gdml
@@ -49,6 +51,14 @@ def two(tmp_path):
     return make(("S1", "S2"), folder=tmp_path)
 
 
+@pytest.fixture
+def log():
+    """What gdml and scanpy tell the user."""
+    before, sc.settings.logfile = sc.settings.logfile, io.StringIO()
+    yield sc.settings.logfile
+    sc.settings.logfile = before
+
+
 def refused(adata, error, match, **kwargs):
     """The call fails with this message and writes nothing."""
     before = adata.copy()
@@ -69,11 +79,14 @@ def test_tiles_in_micrometres(two, tmp_path):
     }
     assert tiles["slides"]["S2"] == {
         "image": str(tmp_path / "S2.png"),
+        "fingerprint": open_slide(tmp_path / "S2.png").fingerprint(),
         "um_per_px": pytest.approx(2.0),
         "um_per_px_source": "spot pitch",
         "side_px": pytest.approx(56.0),
         "width": 700,
         "height": 900,
+        "left": 0.0,
+        "top": 0.0,
     }
     mask = two.obsm["gdml_neighbor_mask"]
     assert mask.shape == (96, 25) and mask.dtype == bool
@@ -131,7 +144,9 @@ def test_visium_grid_is_recognised(one):
 
 def test_scales_that_disagree_are_told(one):
     pixels = np.full((SIZE[1], SIZE[0], 3), 255, np.uint8)
-    with pytest.warns(UserWarning, match="image metadata says 0.5 um per px, the spot pitch 2"):
+    with pytest.warns(
+        UserWarning, match="disagree.*image metadata 0.5; spot pitch 2 .200 um pitch assumed.; image metadata used"
+    ):
         gdml.pp.tile(one, image=open_slide(pixels, um_per_px=0.5))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -164,7 +179,7 @@ def test_only_hires(one):
         "scalefactors": {"tissue_hires_scalef": 0.1},
     }
     refused(one, ValueError, "full-resolution image is needed.*image=.*hires")
-    with pytest.warns(UserWarning, match="only 6 px wide"):
+    with pytest.warns(UserWarning, match="too few pixels wide.*: 6 px on slide 'S1'"):
         gdml.pp.tile(one, image="hires")
     slide = one.uns["gdml"]["tiles"]["slides"]["S1"]
     assert (slide["image"], slide["width"], slide["height"]) == ("hires", 700, 900)
@@ -235,10 +250,10 @@ def test_moved_tiles_forget_their_features(one):
         ({"um_per_px": 0}, ValueError, "um_per_px"),
         ({"um_per_px": -0.5}, ValueError, "um_per_px"),
         ({"um_per_px": np.nan}, ValueError, "um_per_px"),
-        ({"um_per_px": 352.8}, ValueError, "which no slide has"),
+        ({"um_per_px": 352.8}, ValueError, "outside the plausible range"),
         ({"um_per_px": {"S9": 0.5}}, KeyError, "unknown slides: S9"),
         ({"spot_pitch_um": 0}, ValueError, "spot_pitch_um"),
-        ({"spot_pitch_um": 2000}, ValueError, "20 .spot pitch., which no slide has"),
+        ({"spot_pitch_um": 2000}, ValueError, "20 .spot pitch., outside the plausible range"),
         ({"spatial_key": "nowhere"}, KeyError, "obsm.*nowhere.*is missing"),
         ({"image": "gone.tif"}, FileNotFoundError, "gone.tif"),
     ],
@@ -288,6 +303,163 @@ def test_adata_that_cannot_be_written_to(one, tmp_path):
     refused(twice, ValueError, r"duplicate spot names.*: a; call adata\.obs_names_make_unique\(\)")
     one.var_names = ["a", "b", "b"]
     refused(one, ValueError, r"duplicate gene names.*: b; call adata\.var_names_make_unique\(\)")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "name"),
+    [
+        ({"tile_um": "112"}, "tile_um"),
+        ({"um_per_px": "0.5"}, "um_per_px"),
+        ({"um_per_px": {"S1": "0.5"}}, r"um_per_px\['S1'\]"),
+        ({"um_per_px": {"S1": None}}, r"um_per_px\['S1'\]"),
+        ({"spot_pitch_um": "100"}, "spot_pitch_um"),
+        ({"tile_um": True}, "tile_um"),
+    ],
+)
+def test_text_where_a_number_is_needed(one, kwargs, name):
+    refused(one, TypeError, f"`{name}` must be a positive number", **kwargs)
+    refused(one, ValueError, "`tile_px` must be a positive whole number, found '224'", tile_px="224")
+
+
+def test_named_columns_must_exist(one):
+    refused(one, KeyError, "batch", library_key="batch")
+    refused(one, KeyError, "pixels", spatial_key="pixels")
+    refused(one, KeyError, "batch", library_key="batch", copy=True)
+
+
+def test_slides_named_by_numbers(two):
+    two.obs["library_id"] = two.obs["library_id"].map({"S1": 6, "S2": 7}).astype(int)
+    entry = two.uns["spatial"]
+    two.uns["spatial"] = {6: entry["S1"], 7: entry["S2"]}
+    pixels = np.full((SIZE[1], SIZE[0], 3), 255, np.uint8)
+    gdml.pp.tile(two, um_per_px={6: 2.1})
+    slides = two.uns["gdml"]["tiles"]["slides"]
+    assert {name: slide["um_per_px"] for name, slide in slides.items()} == {"6": 2.1, "7": pytest.approx(2.0)}
+    gdml.pp.tile(two, image={6: pixels, 7: pixels})
+    assert two.uns["gdml"]["tiles"]["slides"]["7"]["image"] == "in memory"
+
+
+def test_one_line_for_all_slides(two, log):
+    gdml.pp.tile(two)
+    gdml.pp.tile(two, um_per_px={"S1": 1.9})
+    gdml.pp.tile(two, None)
+    assert log.getvalue().splitlines() == [
+        "tile: tiles of 112 um on 2 slides, 2 um per px (spot pitch)",
+        "tile: tiles of 112 um on 2 slides, 1.9 to 2 um per px (argument: 1, spot pitch: 1)",
+        "tile: tiles of 224 native px on 2 slides, 2 um per px (spot pitch)",
+    ]
+
+
+def test_another_image_at_the_same_path_forgets_features(one, tmp_path):
+    gdml.pp.tile(one)
+    one.uns["gdml"]["features"] = {"encoder": "stain"}
+    Image.fromarray(np.zeros((SIZE[1], SIZE[0], 3), np.uint8)).save(tmp_path / "S1.png")
+    gdml.pp.tile(one)
+    assert "features" not in one.uns["gdml"]
+
+
+# tissue under the spots of `make`, in the upper left of a larger image
+WIDE = (1500, 1000)
+
+
+def tissue_image() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    image = np.full((WIDE[1], WIDE[0], 3), 240, float) + rng.normal(0, 1, (WIDE[1], WIDE[0], 1))
+    grain = rng.random((WIDE[1] // 8, WIDE[0] // 8)).repeat(8, 0).repeat(8, 1)[..., None]
+    image[80:840, 80:640] = (120 + 90 * grain)[80:840, 80:640]
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def test_spots_on_tissue_are_not_doubted(one):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        gdml.pp.tile(one, tile_um=200, image=tissue_image())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "best"),
+    [
+        (lambda xy: np.column_stack([WIDE[0] - xy[:, 0], xy[:, 1]]), "0% when flipped left to right"),
+        (lambda xy: xy * 0.1, "0% when divided by the scale factor of the hires image"),
+    ],
+)
+def test_spots_over_glass(one, wrong, best):
+    one.obsm["spatial"] = wrong(one.obsm["spatial"])
+    one.uns["spatial"]["S1"]["scalefactors"]["tissue_hires_scalef"] = 0.1
+    kwargs = {"tile_um": 200, "image": tissue_image(), "um_per_px": 2.0}
+    with pytest.warns(UserWarning) as caught:
+        gdml.pp.tile(one, **kwargs)
+    message = next(str(w.message) for w in caught if "over glass" in str(w.message))
+    assert f"100% on slide 'S1' ({best})" in message and next(w for w in caught).filename == __file__
+    for cause in ("x and y are swapped", "hires image", "flipped or rotated", "another slide"):
+        assert cause in message
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*over glass")
+        gdml.pp.tile(one, check=False, **kwargs)
+
+
+def test_spots_beside_the_tissue_are_left_out_of_the_share(one):
+    over_glass = one.obsm["spatial"][:, 0] > 350
+    one.obsm["spatial"][over_glass, 0] += 600
+    with pytest.warns(UserWarning, match="50% on slide 'S1'"):
+        gdml.pp.tile(one, tile_um=200, um_per_px=2.0, image=tissue_image())
+    one.obs["in_tissue"] = (~over_glass).astype(int)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*over glass")
+        gdml.pp.tile(one, tile_um=200, um_per_px=2.0, image=tissue_image())
+
+
+def test_spatialdata_image_that_is_scaled_and_shifted(one):
+    from spatialdata.models import Image2DModel
+    from spatialdata.transformations import Affine, Scale, Sequence, Translation
+
+    pixels = np.moveaxis(tissue_image()[::2, ::2], -1, 0)
+    shift = np.array([-300.0, 40.0])
+    placed = Sequence([Scale([2, 2], ("x", "y")), Translation(shift, ("x", "y"))])
+    image = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations={"global": placed})
+    one.obsm["spatial"] = one.obsm["spatial"] + shift
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*over glass")
+        gdml.pp.tile(one, tile_um=200, image=image)
+    slide = one.uns["gdml"]["tiles"]["slides"]["S1"]
+    assert (slide["width"], slide["height"], slide["left"], slide["top"]) == (*WIDE, -300, 40)
+    assert slide["um_per_px"] == pytest.approx(2.0)  # per unit of the coordinates
+    # the same tiles on the plain image
+    plain = one.copy()
+    plain.obsm["spatial"] = one.obsm["spatial"] - shift
+    gdml.pp.tile(plain, tile_um=200, image=tissue_image())
+    np.testing.assert_array_equal(one.obsm["gdml_neighbor_mask"], plain.obsm["gdml_neighbor_mask"])
+    opened = open_tiled(one, "S1", image)
+    x, y = one.obsm["spatial"][20]
+    region = opened.read_region(x - 50, y - 50, 100, 100, (50, 50))
+    assert (
+        np.abs(
+            region.astype(int) - tissue_image()[::2, ::2][int(y - 40 - 50) // 2 :, int(x + 300 - 50) // 2 :][:50, :50]
+        ).max()
+        <= 1
+    )
+
+    turned = Affine(np.array([[0, -1, WIDE[1]], [1, 0, 0], [0, 0, 1]]), ("x", "y"), ("x", "y"))
+    other = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations={"global": turned})
+    with pytest.raises(ValueError, match=r"spatialdata\.transform\("):
+        gdml.pp.tile(one, image=other)
+
+
+def test_no_false_alarm_on_synthetic_slides(synthetic_adata):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        gdml.pp.tile(synthetic_adata)
+
+
+@pytest.mark.real
+def test_wrong_coordinates_of_a_real_section(her2st_section):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        gdml.pp.tile(her2st_section)
+    right = her2st_section.obsm["spatial"].copy()
+    her2st_section.obsm["spatial"] = right[:, ::-1].copy()
+    with pytest.warns(UserWarning, match=r"4\d% on slide 'C6' \(0% when x and y swapped\)"):
+        gdml.pp.tile(her2st_section)
 
 
 @pytest.mark.real

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdml.slides import (
+from gdml.slides.geometry import (
     grid_kind,
     neighbor_boxes,
     neighbor_mask,

@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gdml.slides import ScaledSlide, Slide, open_slide
+from gdml.slides import Slide, open_slide
+from gdml.slides.scaled import ScaledSlide
 
 WIDTH, HEIGHT = 301, 407
 
@@ -204,6 +205,60 @@ def test_metadata_scale(pixels, tmp_path):
             found = open_slide(path).um_per_px
             assert found is None if expected is None else found == pytest.approx(expected, rel=1e-3)
     assert open_slide(tmp_path / "half.png", um_per_px=0.25).um_per_px == 0.25
+
+
+OME = (
+    '<?xml version="1.0" encoding="UTF-8"?>'
+    '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" {}/></Image></OME>'
+)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "um_per_px"),
+    [
+        ('PhysicalSizeX="0.2738" PhysicalSizeY="0.2738"', 0.2738),  # um where no unit is given
+        ('PhysicalSizeX="0.2738" PhysicalSizeXUnit="µm" PhysicalSizeY="0.2738" PhysicalSizeYUnit="µm"', 0.2738),
+        ('PhysicalSizeX="273.8" PhysicalSizeXUnit="nm" PhysicalSizeY="2.738E-4" PhysicalSizeYUnit="mm"', 0.2738),
+        ('PhysicalSizeX="1" PhysicalSizeXUnit="pixel" PhysicalSizeY="1" PhysicalSizeYUnit="pixel"', None),
+        ('PhysicalSizeX="0.27" PhysicalSizeY="0.5"', None),
+        ('PhysicalSizeX="0.27"', None),
+        ('PhysicalSizeX="25" PhysicalSizeY="25"', None),  # implausible
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("tiled", [True, False], ids=["tiled", "striped"])
+def test_physical_size_of_ome_tiff(sizes, um_per_px, tiled, tmp_path, pixels):
+    import tifffile
+
+    path = tmp_path / "slide.ome.tif"
+    tile = (64, 64) if tiled else None
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=tile, description=OME.format(sizes).encode(), metadata=None)
+    slide = open_slide(path)
+    assert type(slide).__name__ == ("PyramidSlide" if tiled else "FlatSlide")
+    assert slide.um_per_px == (None if um_per_px is None else pytest.approx(um_per_px))
+
+
+def test_damaged_ome_description_is_no_scale(tmp_path, pixels):
+    import tifffile
+
+    path = tmp_path / "slide.ome.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", description=OME[:-6].encode(), metadata=None)
+    assert open_slide(path).um_per_px is None
+
+
+def test_ome_tiff_as_tifffile_writes_it(tmp_path, pixels):
+    import tifffile
+
+    path = tmp_path / "slide.ome.tif"
+    meta = {
+        "axes": "YXS",
+        "PhysicalSizeX": 0.5,
+        "PhysicalSizeY": 0.5,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeYUnit": "µm",
+    }
+    tifffile.imwrite(path, pixels, ome=True, photometric="rgb", tile=(64, 64), metadata=meta)
+    assert open_slide(path).um_per_px == pytest.approx(0.5)
 
 
 def test_grey_and_16_bit_files(tmp_path):

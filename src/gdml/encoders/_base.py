@@ -1,4 +1,4 @@
-"""What an encoder is: tile images in, tokens out."""
+"""The protocol of an encoder."""
 
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
@@ -15,18 +15,18 @@ class Encoder(Protocol):
     name
         Short name; the pooled embedding is written to ``obsm["X_{name}"]``.
     identity
-        Names weights and version. Features are stored under it: two encoders that give
-        different numbers need different identities.
+        Identifies weights and version. Features are stored under it, so encoders that give different numbers need
+        different identities.
     dim
         Width of a token, D.
     tile_px
-        Side of the tiles that ``encode`` takes, px.
+        Side of the tiles, px.
 
     Notes
     -----
-    More is looked at where it exists: ``n_prefix``, the number of tokens before the grid of patches (needed
-    where there are register tokens); ``full_precision``, True for an encoder that is never to run in bfloat16;
-    a method ``compile()`` for ``torch.compile``, after which ``compiled`` is True.
+    Optional attributes: ``n_prefix``, the number of tokens before the grid of patches (needed with register tokens);
+    ``full_precision``, True for an encoder that must not run in bfloat16; and a method ``compile()`` for
+    ``torch.compile``, after which ``compiled`` is True.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Encoder(Protocol):
 
         Returns
         -------
-        Tokens, float32, (B, T, D), where the class or whole-tile token comes first if there is one,
-        and the pooled embedding, float32, (B, D).
+        Tokens, float32, (B, T, D), the class or whole-tile token first if there is one, and the pooled embedding,
+        float32, (B, D).
         """
         ...
 

@@ -1,32 +1,32 @@
-"""Weights on the Hugging Face hub: from the cache where they are there, with errors that say what to do."""
+"""Weights on the Hugging Face hub, from the local cache where possible."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 ALTERNATIVES = (
-    'or use weights that are at hand: weights="path/to/pytorch_model.bin", another timm model '
+    'or use weights that you have: weights="path/to/pytorch_model.bin", another timm model '
     '(encoder="timm:vit_base_patch16_224"), or encoder="stain", which needs none'
 )
 
 
 @contextmanager
 def hub_errors(name: str, repository: str | None = None) -> Iterator[None]:
-    """Turn the hub's errors into one that names the page to visit, the token to set and the alternatives.
+    """Turn errors of the hub into one that names the page, the token and the alternatives.
 
     Raises
     ------
     PermissionError
         If the repository is gated and access was not granted.
     ConnectionError
-        If the hub can't be reached, or has no such weights.
+        If the hub cannot be reached, or has no such weights.
     """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     page = f"https://huggingface.co/{repository}" if repository else "https://huggingface.co"
     try:
         yield
-    # A private or gated repository looks like one that does not exist to those without a token.
+    # without a token, a gated repository may be reported as one that does not exist
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise PermissionError(
             f"The weights of {name!r} are gated: ask for access at {page}, then set the token of your account in "
@@ -34,16 +34,16 @@ def hub_errors(name: str, repository: str | None = None) -> Iterator[None]:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError) as error:
         raise ConnectionError(
-            f"The weights of {name!r} are not in the local cache and can't be downloaded ({str(error).splitlines()[0]}). "
+            f"The weights of {name!r} are not in the local cache and cannot be downloaded ({str(error).splitlines()[0]}). "
             f"On a machine with a connection, get them once from {page} (HF_HOME is the cache's folder, HF_TOKEN the "
             f"token for gated weights) and copy the cache here; {ALTERNATIVES}."
         ) from error
 
 
 def hub_file(repository: str, filename: str, name: str) -> Path:
-    """Local path of a file of the hub, downloaded where the cache lacks it.
+    """Path of a file of the hub in the local cache, downloaded where it is absent.
 
-    A cached file is used without asking the hub, so gated weights load offline.
+    A cached file is used without a request to the hub, so that gated weights load offline.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Encoders by name: every public module of this folder that declares ``ENCODERS`` takes part."""
+"""Encoders by name: those in ``ENCODERS`` of the public modules of this folder, and registered ones."""
 
 import inspect
 import os
@@ -32,11 +32,11 @@ def _built_in() -> dict[str, Callable[..., Encoder]]:
 
 
 def list_encoders() -> list[str]:
-    """Names that :func:`get_encoder` knows, besides those of timm models.
+    """Names of the encoders that :func:`get_encoder` makes, without those of timm.
 
     Returns
     -------
-    Sorted names, registered ones included.
+    Sorted names, including registered ones.
 
     Examples
     --------
@@ -47,14 +47,14 @@ def list_encoders() -> list[str]:
 
 
 def register(name: str, factory: Callable[..., Encoder]) -> None:
-    """Give an encoder a name.
+    """Register an encoder under a name.
 
     Parameters
     ----------
     name
-        Name for ``encoder=``; one that exists is replaced.
+        Name for ``encoder=``; an existing one is replaced.
     factory
-        Called with the options of :func:`get_encoder`, returns an :class:`Encoder`.
+        Called with the options of :func:`get_encoder`; returns an :class:`Encoder`.
 
     Raises
     ------
@@ -72,21 +72,21 @@ def get_encoder(
     name: str | None = None,
     **options: Any,
 ) -> Encoder:
-    """Make an encoder, by name or of what the user has.
+    """Make an encoder from a name, a module or a function.
 
     Parameters
     ----------
     encoder
-        - a name of :func:`list_encoders`: ``"box"`` comes with gdml, ``"stain"`` has no weights, ``"uni"`` and
+        - a name from :func:`list_encoders`: ``"box"`` comes with gdml, ``"stain"`` has no weights, ``"uni"`` and
           ``"uni2-h"`` are gated on the Hugging Face hub;
-        - a timm model, as ``"timm:resnet50"`` or its plain name;
+        - a timm model, ``"timm:resnet50"`` or its name alone;
         - a :class:`torch.nn.Module` or function from tiles (B, 3, H, W), float32, centred and scaled, to
-          tokens (B, T, D) or (B, D): see :class:`CustomEncoder` for its options;
-        - an :class:`Encoder`, returned as it is.
+          tokens (B, T, D) or (B, D), with the options of :class:`CustomEncoder`;
+        - an :class:`Encoder`, which is returned as it is.
     name
-        Name of the embedding, in place of the encoder's own.
+        Name of the embedding; by default the encoder's own.
     **options
-        To the encoder. Those made of timm models take ``weights`` (a local file: safetensors, or a torch
+        Options of the encoder. Those made from timm models take ``weights`` (a local file: safetensors, or a torch
         file of tensors), ``pretrained=False`` with ``seed`` (random weights) and timm's own arguments.
 
     Returns
@@ -96,13 +96,13 @@ def get_encoder(
     Raises
     ------
     ValueError
-        If the name is unknown, an option does not exist, or the weights don't fit.
+        If the name is unknown, an option does not exist, or the weights do not fit.
     TypeError
         If ``encoder`` is none of the above.
     FileNotFoundError
-        If a file of weights does not exist.
+        If the file of weights does not exist.
     PermissionError, ConnectionError
-        If weights of the hub are gated or can't be downloaded.
+        If weights on the hub are gated or cannot be downloaded.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def get_encoder(
         made = _by_name(encoder, options)
     elif isinstance(encoder, Encoder) and not isinstance(encoder, type):
         if options or name is not None:
-            raise ValueError(f"`encoder` is made already; set its name and {sorted(options)} where you make it.")
+            raise ValueError(f"`encoder` is made already; pass its name and {sorted(options)} where you make it.")
         return encoder
     elif callable(encoder) and not isinstance(encoder, type):
         made = _make(CustomEncoder, {**options, "function": encoder})
@@ -136,7 +136,7 @@ def _by_name(encoder: str | os.PathLike[str], options: dict[str, Any]) -> Encode
 
     if isinstance(encoder, os.PathLike) or Path(name).suffix in (".safetensors", ".bin", ".pt", ".pth"):
         raise ValueError(
-            f"`encoder` is a file of weights, {name!r}, which doesn't say what it belongs to: pass its architecture, "
+            f"`encoder` is a file of weights, {name!r}, without an architecture: pass its architecture, "
             f'encoder="timm:vit_base_patch16_224" or "uni", with weights={name!r}.'
         )
     if name.startswith(_TIMM) or timm.is_model(name):
@@ -144,7 +144,7 @@ def _by_name(encoder: str | os.PathLike[str], options: dict[str, Any]) -> Encode
     known = [*factories, *timm.list_models()]
     raise ValueError(
         f"`encoder` is {name!r}, which is not known. {did_you_mean(name, known)} "
-        "gdml.encoders.list_encoders() has the built-in ones; any timm model, module or function will do as well."
+        "gdml.encoders.list_encoders() lists the built-in ones; any timm model, module or function works too."
     )
 
 

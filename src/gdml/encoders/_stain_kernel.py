@@ -1,6 +1,6 @@
 """Sums of stain and texture over the cells of a tile, in compiled loops.
 
-Every entry is a sum over px (of level 0), so that the sums of a tile are those of its cells added up.
+Every entry is a sum over px of level 0, so that the sums of a tile are the sums over its cells.
 """
 
 import numpy as np
@@ -29,8 +29,8 @@ WHITE = 20  # white px at levels 0, 2, 4
 TISSUE = 23  # px that are not white, their H, their E
 NUCLEI = 26  # px of nuclei, their H, their E
 GRADIENT = 29  # squared gradient of optical density at levels 0, 1, 2
-BLOBS = 32  # number of peaks of H, their rise over the surroundings, their height
-CORES = 35  # px denser than their tile, and those left after 1, 2, 3 erosions
+BLOBS = 32  # number of peaks of H, their prominence, their height
+CORES = 35  # px denser than their tile, and those that remain after 1, 2, 3 erosions
 HIST_H = 39
 HIST_E = HIST_H + BINS
 HIST_ANGLE = HIST_E + BINS
@@ -38,7 +38,7 @@ N_SUMS = HIST_ANGLE + BINS
 
 
 def tile_sums(tile: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Add up a tile (224, 224, 3): sums (49, N_SUMS) over its cells, row-major."""
+    """Compute the sums (49, N_SUMS) over the cells, row-major, of a tile (224, 224, 3) uint8."""
     sums = np.zeros((GRID * GRID, N_SUMS), np.float32)
     _tile_sums(tile, DENSITY, UNMIX, sums)
     return sums
@@ -68,7 +68,7 @@ def _gradient(od, entry, sums):
 
 @njit(cache=True, nogil=True)
 def _blobs(h, sums):
-    """Peaks of H at 4 px that stand out of the rim of a 7 x 7 window: about one a nucleus."""
+    """Peaks of H at 4 px above the rim of a 7 x 7 window: about one per nucleus."""
     n = h.shape[0]
     per = n // GRID
     smooth = np.zeros((n, n), np.float32)
@@ -101,7 +101,7 @@ def _blobs(h, sums):
 
 @njit(cache=True, nogil=True)
 def _cores(h, sums):
-    """Erode the dense parts at 4 px by one px three times: what is left tells how large they are."""
+    """Erode the dense parts at 4 px by one px three times; the remainders measure their size."""
     n = h.shape[0]
     per = n // GRID
     weight = np.float32((CELL // per) ** 2)

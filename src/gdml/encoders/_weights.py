@@ -1,4 +1,4 @@
-"""Weights in files: reading them without running code, and naming them by their content."""
+"""Weights in files: reading them without running code, and their content hash."""
 
 import hashlib
 import pickle
@@ -14,9 +14,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it holds anything but tensors by name, or is damaged.
+        If it is damaged or holds anything but tensors by name.
     """
     if not path.is_file():
         raise FileNotFoundError(f"`weights`: no file {str(path)!r}.")
@@ -41,17 +41,17 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: torch.nn.Module, path: Path, architecture: str) -> None:
-    """Load a file into ``model``; a classifier head in the file is left out.
+    """Load a file into ``model``, without a classifier head in the file.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As :func:`read_state_dict`, and where the file belongs to another architecture.
+        As :func:`read_state_dict`, and if the file belongs to another architecture.
     """
     state = read_state_dict(path)
     own = model.state_dict()
     state = {k: v for k, v in state.items() if k in own or k.split(".")[0] not in ("head", "fc", "classifier")}
-    # how many batches a network has seen matters to training alone; some files leave it out
+    # counters of batches matter for training only, and some files do not have them
     counters = {k for k in own if k.endswith("num_batches_tracked")}
     wrong = (set(own) ^ set(state)) - counters | {k for k in own if k in state and own[k].shape != state[k].shape}
     if wrong:
@@ -63,12 +63,12 @@ def load_weights(model: torch.nn.Module, path: Path, architecture: str) -> None:
 
 
 def content_id(path: Path) -> str:
-    """First 16 digits of the SHA-256 of a file; the hub's cache has it in the file's name.
+    """First 16 digits of the SHA-256 of a file, which the hub's cache has in the file's name.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     """
     if not path.is_file():
         raise FileNotFoundError(f"`weights`: no file {str(path)!r}.")

@@ -1,4 +1,4 @@
-"""The encoder in the box: a ResNet-18 that the project trained on H&E, shipped with the package."""
+"""The encoder that comes with the package: a ResNet-18 trained on H&E."""
 
 from importlib.resources import files
 from itertools import pairwise
@@ -18,20 +18,20 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # as in its training
 class BoxEncoder(TimmEncoder):
     """ResNet-18, self-supervised on the H&E of HER2ST: 50 tokens of 512 numbers, without a download.
 
-    The first token is the tile's, the mean of the others, which are the 7 x 7 cells of the last feature map.
-    The page on encoders has its model card: data, recipe, scores and limits.
+    The first token is the mean of the others, which are the 7 x 7 cells of the last feature map. The guide to
+    encoders has the model card: data, recipe, scores and limits.
 
     Parameters
     ----------
     weights
-        File of weights in place of the shipped ones, made by the same recipe (``recipes/box/train.py``).
+        File of weights to use instead, made by the same recipe (``recipes/box/train.py``).
 
     Raises
     ------
     FileNotFoundError
         If ``weights`` does not exist.
     ValueError
-        If they don't fit, when the first tile is encoded.
+        If they do not fit; raised when the first tile is encoded.
 
     References
     ----------
@@ -53,7 +53,7 @@ class BoxEncoder(TimmEncoder):
 
 
 def _fold(module: nn.Module) -> None:
-    """Take each normalisation that follows a convolution into its weights: on a CPU they are a sixth of the time."""
+    """Fold each normalisation into the convolution before it: on a CPU they take a sixth of the time."""
     children = list(module.named_children())
     for (name, conv), (after, norm) in pairwise(children):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Names of devices, and what their hardware can do."""
+"""Devices by name, and their precision."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     Parameters
     ----------
     device
-        ``"auto"`` for the best that is there, or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        ``"auto"`` for the best available, or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
 
     Returns
     -------
@@ -30,24 +30,26 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     kind, _, index = str(device).partition(":")
     if kind not in _KINDS or (index and not index.isdigit()):
         raise ValueError(f"`device` is {str(device)!r}. {did_you_mean(kind, _KINDS)}")
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if kind == "auto":
-        kind = next(k for k in ("cuda", "mps", "cpu") if there[k])
-    if int(index or 0) >= there[kind]:
-        has = [k for k in there if there[k]]
-        raise ValueError(f"`device` is {str(device)!r}, but torch sees {there[kind]} of these; use one of {has}.")
+        kind = next(k for k in ("cuda", "mps", "cpu") if available[k])
+    if int(index or 0) >= available[kind]:
+        usable = [k for k in available if available[k]]
+        raise ValueError(
+            f"`device` is {str(device)!r}, but torch sees {available[kind]} of these; use one of {usable}."
+        )
     return torch.device(kind, int(index)) if index and kind != "cpu" else torch.device(kind)
 
 
 def use_bf16(device: torch.device, precision: Precision = "auto") -> bool:
-    """Whether to compute in bfloat16: where asked for, or (``"auto"``) where ``device`` multiplies it natively.
+    """Whether to compute in bfloat16.
 
     Parameters
     ----------
     device
-        Where it is computed.
+        Device of the computation.
     precision
-        ``"auto"``, ``"bf16"`` or ``"fp32"``.
+        ``"bf16"``, ``"fp32"``, or ``"auto"`` for bfloat16 where the device has instructions for it.
 
     Returns
     -------
@@ -64,7 +66,7 @@ def use_bf16(device: torch.device, precision: Precision = "auto") -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch has no public name for these yet
+    # torch has no public names for these
     return device.type == "cpu" and any(
         getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     )

@@ -1,4 +1,4 @@
-"""Pathology foundation models on the hub, with the settings of their model cards."""
+"""Pathology foundation models on the Hugging Face hub, built as their model cards say."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from .timm_models import IMAGENET_MEAN, IMAGENET_STD, TimmEncoder
 
 @dataclass(frozen=True)
 class Published:
-    """Where the weights of a model are, and the timm architecture that they fit."""
+    """Repository with the weights of a model, and the timm architecture that they fit."""
 
     repository: str
     architecture: str

@@ -28,9 +28,9 @@ def _quantiles(histogram: NDArray, *at: float) -> NDArray:
 def _statistics(sums: NDArray[np.float32], n_px: int) -> NDArray[np.float32]:
     """Statistics (..., D) from the sums (..., N_SUMS) over ``n_px`` pixels.
 
-    Stains differ in strength and hue between slides, so beside amplitudes there are ratios, correlations and
-    relative quantiles, which change less. Orientation (coherence of gradients) is left out: on real
-    sections it made a linear model carry over worse from patient to patient.
+    Stains differ in strength and hue between slides, so ratios, correlations and relative quantiles, which vary less,
+    are added to amplitudes. Orientation (coherence of gradients) is left out: on real sections it made a linear model
+    transfer worse from patient to patient.
     """
     s = sums.astype(np.float64) / n_px
 
@@ -40,13 +40,13 @@ def _statistics(sums: NDArray[np.float32], n_px: int) -> NDArray[np.float32]:
     n = kernel.LEVELS
     squares_h, squares_e = part(kernel.SQUARES_H, n), part(kernel.SQUARES_E, n)
     products, means = part(kernel.PRODUCTS, n), part(kernel.MEANS, 2)
-    # Variance between the px of one level within a px of the next: an orthogonal (Haar) split of the variance.
+    # Variance of the px of one level within a px of the next: an orthogonal (Haar) decomposition of the variance.
     band_h = np.maximum(squares_h[..., :-1] - squares_h[..., 1:], 0)
     band_e = np.maximum(squares_e[..., :-1] - squares_e[..., 1:], 0)
     together = (products[..., :-1] - products[..., 1:]) / (np.sqrt(band_h * band_e) + 3e-4)
     variance = np.concatenate([squares_h[..., :1], squares_e[..., :1]], -1) - means**2
 
-    # Means over few px are drawn towards a common value, so that empty cells are not extreme.
+    # Means over few px are shrunk towards a common value, so that empty cells are not extreme.
     tissue, nuclei, blobs = part(kernel.TISSUE), part(kernel.NUCLEI), part(kernel.BLOBS) * kernel.CELL**2
     tissue_stain = (part(kernel.TISSUE + 1, 2) + 0.05 * np.array([0.25, 0.2])) / (tissue + 0.05)
     nuclear_stain = (part(kernel.NUCLEI + 1, 2) + 0.01 * np.array([0.5, 0.2])) / (nuclei + 0.01)
@@ -57,7 +57,7 @@ def _statistics(sums: NDArray[np.float32], n_px: int) -> NDArray[np.float32]:
     high_e = _quantiles(part(kernel.HIST_E, bins), 0.5, 0.75, 0.9, 0.98) * kernel.MAX_OD + 0.05
     angle = _quantiles(part(kernel.HIST_ANGLE, bins), 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 
-    # Statistic, and the centre and scale that bring it near 0 and 1 on breast tissue.
+    # Statistic, and the centre and scale that standardise it on breast tissue.
     ratio = np.maximum(tissue_stain, 0.01)
     columns: list[tuple[NDArray, object, object]] = [
         (np.log(ratio[..., :1] / ratio[..., 1:]), 2.7, 1.5),
@@ -84,11 +84,10 @@ def _statistics(sums: NDArray[np.float32], n_px: int) -> NDArray[np.float32]:
 class StainEncoder:
     """Stain and texture statistics, without weights.
 
-    The tile is unmixed into haematoxylin and eosin (Ruifrok and Johnston 2001). The first of the 50 tokens
-    describes the whole tile, the others its 7 x 7 cells, row-major, each by the same statistics: stain
-    ratio, spread of both stains at five scales and their correlation there, quantiles, nuclei, lumen, gradients.
-    The pooled embedding is the first token. Runs on the CPU, on as many threads as torch is given; the numbers
-    do not depend on the number of threads.
+    The tile is unmixed into haematoxylin and eosin (Ruifrok and Johnston 2001). The first of the 50 tokens describes
+    the whole tile, the others its 7 x 7 cells, row-major, by the same statistics: stain ratio, spread and correlation of
+    both stains at five scales, quantiles, nuclei, lumen, gradients. The pooled embedding is the first token. Runs on
+    the CPU with torch's number of threads, which does not change the numbers.
     """
 
     name = "stain"
@@ -113,7 +112,7 @@ class StainEncoder:
         return tokens, tokens[:, 0]
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the encoder itself: it has no weights to move."""
+        """Return the encoder; it has no weights to move."""
         return self
 
 

@@ -1,4 +1,4 @@
-"""Any model of timm, with its published weights, a file of weights, or random ones."""
+"""Models of timm, with published weights, a file of weights, or random ones."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -14,34 +14,34 @@ from ._weights import content_id, load_weights
 class TimmEncoder:
     """A frozen timm model.
 
-    Tokens are the model's final feature map, the class or pooled token first; the pooled embedding is
-    the class token, or the model's own pooling where it has none.
+    The tokens are the model's final feature map, the class or pooled token first. The pooled embedding is the class
+    token, or the model's own pooling where it has none.
 
     Parameters
     ----------
     architecture
         Name of a timm model, such as ``"vit_base_patch16_224"`` or ``"resnet50.a1_in1k"``.
     name
-        Name of the embedding; the architecture if None.
+        Name of the embedding; by default the architecture.
     pretrained
-        Load the weights published with the model; False leaves them random.
+        Load the published weights; False leaves them random.
     weights
-        File of weights to load instead: safetensors, or a torch file that holds tensors only.
+        File of weights to load instead: safetensors, or a torch file of tensors.
     seed
         Seed of random weights.
     mean, std
-        By channel, of pixels in [0, 1]; what timm has for the architecture if None.
+        By channel, of pixels in [0, 1]; by default those that timm has for the architecture.
     **kwargs
-        To ``timm.create_model``, such as ``img_size=448``.
+        Arguments of ``timm.create_model``, such as ``img_size=448``.
 
     Raises
     ------
     ValueError
-        If timm knows no such model, or the weights don't fit.
+        If timm has no such model, or the weights do not fit.
     FileNotFoundError
         If ``weights`` does not exist.
     ConnectionError
-        If published weights are neither in the cache nor can be downloaded.
+        If published weights are not in the cache and cannot be downloaded.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TimmEncoder:
         self._device = torch.device("cpu")
         self._loaded: Any = None
         self.compiled = False
-        with torch.device("meta"):  # shapes only: features that are stored already need no weights
+        with torch.device("meta"):  # shapes only: stored features are read without loading weights
             model: Any = timm.create_model(architecture, **self._kwargs)
         config = timm.data.resolve_model_data_config(model)
         self.tile_px = int(config["input_size"][-1])
@@ -92,7 +92,7 @@ class TimmEncoder:
 
     @property
     def model(self) -> Any:
-        """The model with its weights, loaded when it is first needed."""
+        """The model with its weights, loaded on first use."""
         if self._loaded is None:
             import timm
 
@@ -101,7 +101,7 @@ class TimmEncoder:
                 model: Any = timm.create_model(self.architecture, pretrained=self._pretrained, **self._kwargs)
             if self._weights is not None:
                 load_weights(model, self._weights, self.architecture)
-            # channels last: how convolutions are fastest, on AMX and on tensor cores
+            # channels last: fastest for convolutions on AMX and on tensor cores
             model = (
                 self._prepared(model.eval())
                 .requires_grad_(False)
@@ -114,11 +114,11 @@ class TimmEncoder:
         return self._loaded
 
     def _prepared(self, model: Any) -> Any:
-        """Make what is to run of the model with its weights; for subclasses."""
+        """Prepare the model for inference; for subclasses."""
         return model
 
     def compile(self) -> None:
-        """Have the model compiled by ``torch.compile`` when it is next loaded."""
+        """Compile the model with ``torch.compile``, when it is next loaded."""
         if not self.compiled:
             self.compiled, self._loaded = True, None
 
@@ -127,14 +127,14 @@ class TimmEncoder:
         """Tokens (B, T, D) and pooled (B, D), float32, of tiles (B, tile_px, tile_px, 3) uint8."""
         features = self.model.forward_features(normalize(tiles, self._mean, self._std))
         tokens = features
-        if tokens.ndim == 4:  # a map: channels first in CNNs, last in Swin and its kin
+        if tokens.ndim == 4:  # a map: channels first in CNNs, last in Swin transformers
             if tokens.shape[-1] != self.dim:
                 tokens = tokens.movedim(1, -1)
             tokens = tokens.flatten(1, 2)
         if self._has_class:
             return tokens.float(), tokens[:, 0].float()
         pooled = self.model.forward_head(features, pre_logits=True)
-        if pooled.shape[1:] != (self.dim,):  # a head with a hidden layer of its own
+        if pooled.shape[1:] != (self.dim,):  # a head with a hidden layer
             pooled = tokens.mean(1)
         return torch.cat([pooled[:, None], tokens], 1).float(), pooled.float()
 
@@ -157,6 +157,6 @@ def normalize(tiles: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ..
 
 
 def _shown(option: object) -> object:
-    """Option as text that stays the same from run to run: functions by name, partial ones too."""
+    """Option as text, the same in every run: functions, also partial ones, by name."""
     function = getattr(option, "func", option)
     return getattr(function, "__name__", option)

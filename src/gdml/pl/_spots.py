@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import did_you_mean, some
-from gdml.slides import grid_kind, um_per_px_from_grid, um_per_px_from_neighbors
+from gdml.slides.geometry import grid_kind, um_per_px_from_grid, um_per_px_from_neighbors
 from gdml.spots.scale import PITCH_UM
 
 SHAPES = {"hex": 6, "square": 4, "circle": 0}

@@ -30,7 +30,8 @@ from ._tokens import Tokens
 if TYPE_CHECKING:
     import torch
 
-    from gdml.encoders import Encoder, Precision
+    from gdml.encoders import Encoder
+    from gdml.encoders.device import Precision
 
 
 def embed(
@@ -166,7 +167,8 @@ def _extractor(
     precision: "Precision",
     compile: bool,
 ) -> Extractor:
-    from gdml.encoders import get_encoder, resolve_device, use_bf16
+    from gdml.encoders import get_encoder
+    from gdml.encoders.device import resolve_device, use_bf16
 
     target = resolve_device(device)
     bf16 = use_bf16(target, precision)

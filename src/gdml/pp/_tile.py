@@ -1,23 +1,16 @@
-"""Tiles: where they lie, in micrometres. No pixel is read yet."""
+"""The verb that lays tiles on spots."""
 
-import warnings
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Literal
 
-import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
-from scanpy import logging as logg
 
 from gdml import _keys
-from gdml._errors import did_you_mean
-from gdml.slides import ScaledSlide, Slide, neighbor_mask, open_slide, tile_side_px
-from gdml.spots.coordinates import check_adata, libraries, spot_coordinates
-from gdml.spots.images import HIRES, describe_image, resolve_image
-from gdml.spots.scale import BOUNDS, BOUNDS_HIRES, check_scale_arguments, slide_scale
-
-_COARSE = 4.0  # enlarging tiles more than this shows blur, not cells
+from gdml.slides import Slide
+from gdml.spots.resolve import Spots
+from gdml.spots.tiles import tile_spots
 
 
 def tile(
@@ -30,44 +23,48 @@ def tile(
     spot_pitch_um: float | None = None,
     image: str | PathLike | NDArray | Slide | Mapping[str, Any] | Any | None = None,
     outside: Literal["error", "drop"] = "error",
-    library_key: str = _keys.LIBRARY,
-    spatial_key: str = _keys.SPATIAL,
+    check: bool = True,
+    library_key: str | None = None,
+    spatial_key: str | None = None,
     key_added: str = _keys.KEY,
     copy: bool = False,
 ) -> AnnData | None:
-    """Lay a square tile on each spot, and the square of its neighbour tiles around it.
+    """Lay a square tile on each spot, and a square of neighbour tiles around it.
 
-    The same number of micrometres is covered on every slide, whatever its resolution: an encoder sees
-    cells at one size. The micrometres per pixel of a slide are, in this order, ``um_per_px``, those of the
-    image's metadata (where within 0.05 to 5), or those that follow from the spot pitch.
+    A tile covers the same number of micrometres on every slide, so that an encoder sees cells at one size. The
+    micrometres per pixel of a slide are the first of these that is known: ``um_per_px``; ``microns_per_pixel`` in
+    Space Ranger's scale factors; the metadata of the image (OME ``PhysicalSizeX``, resolution), where within 0.05 to
+    5; the spot pitch. These and the spot diameter in the scale factors are held against each other.
 
     Parameters
     ----------
     adata
         Spots of one or more slides, centres (x, y) in ``obsm[spatial_key]``, full-resolution px.
     tile_um
-        Side of a tile, um. None takes ``tile_px`` pixels as they are, without resampling, as the paper does.
+        Side of a tile, um. None takes ``tile_px`` pixels without resampling, as the paper does.
     tile_px
-        Side of the image that an encoder is given, px.
+        Side of the image given to the encoder, px.
     n_side
         Tiles along a side of the neighbour region, odd.
     um_per_px
         Micrometres per full-resolution px, for all slides or by slide.
     spot_pitch_um
-        Distance between neighbouring spots, um. None looks for ``uns[spatial_key][library]["metadata"]
-        ["spot_pitch_um"]``, then at ``obs["array_row"]`` and ``obs["array_col"]``: 100 on the hexagonal grid
-        of Visium, 200 on the square one of legacy ST.
+        Distance between neighbouring spots, um. By default ``spot_pitch_um`` in ``uns[spatial_key][library]
+        ["metadata"]``, ``bin_size_um`` in the scale factors, or that of the array: 100 for the hexagonal grid of
+        Visium, 200 for the square grid of legacy ST. Legacy ST is assumed only if no other source contradicts it.
     image
-        The full-resolution image: anything that :func:`gdml.slides.open_slide` takes, or a dict of these by
-        slide. None takes ``uns[spatial_key][library]["metadata"]["source_image_path"]``; ``"hires"`` insists
-        on the downscaled image in ``uns``.
+        Full-resolution image: anything that :func:`gdml.slides.open_slide` takes, or a dict of these by slide.
+        None takes ``uns[spatial_key][library]["metadata"]["source_image_path"]``; ``"hires"`` insists on the
+        downscaled image in ``uns``. The coordinates of a SpatialData image are those of its coordinate system.
     outside
-        What to do with spots whose centre lies outside the image: ``"error"``, or ``"drop"`` them from
-        ``adata``.
+        Spots whose centre lies outside the image: ``"error"``, or ``"drop"`` to remove them from ``adata``.
+    check
+        Refuse sources of the scale that differ by more than a factor of 2, and compare the spots with the tissue on
+        a thumbnail of each image. False takes the first source as it is and reads no thumbnail.
     library_key
-        Column of ``obs`` that names the slide of each spot. Not needed where there is one.
+        Column of ``obs`` with the slide of each spot; by default ``library_id`` where it exists.
     spatial_key
-        Place of the spot centres in ``obsm``, and of the slides in ``uns``.
+        Key of the spot centres in ``obsm`` and of the slides in ``uns``; by default ``spatial``.
     key_added
         Replaces ``gdml`` in the names below.
     copy
@@ -78,13 +75,14 @@ def tile(
     None, or a copy of ``adata``. Sets:
 
     ``obsm["gdml_neighbor_mask"]`` : bool, (n_obs, n_side**2)
-        True where a tile of the region lies wholly inside the image; row-major from the top left, the
-        spot's own tile in the middle and always True.
+        True where a tile of the region lies wholly inside the image; row-major from the top left. The spot's own
+        tile is in the middle and always True.
     ``uns["gdml"]["tiles"]``
         ``tile_um`` (NaN where None), ``tile_px``, ``n_side``, ``library_key``, ``spatial_key``, and for each of
-        ``slides``: ``image`` (path, "hires" or "in memory"), ``um_per_px`` (NaN where unknown),
-        ``um_per_px_source``, ``side_px`` (side of a tile in full-resolution px), ``width`` and ``height``
-        (of the image, px). Features of tiles that lay elsewhere are forgotten (``uns["gdml"]["features"]``).
+        ``slides``: ``image`` (path, "hires" or "in memory"), ``fingerprint`` (hash of its content), ``um_per_px``
+        (NaN where unknown), ``um_per_px_source``, ``side_px`` (side of a tile in full-resolution px), ``width`` and
+        ``height`` (of the image, px), ``left`` and ``top`` (its corner in the coordinates of the spots). Features of
+        tiles that have changed are removed (``uns["gdml"]["features"]``).
 
     Raises
     ------
@@ -92,13 +90,20 @@ def tile(
         If the coordinates, the column of slides or an entry of ``image`` is missing.
     FileNotFoundError
         If an image does not exist.
+    TypeError
+        If text or another object is passed where a number is needed.
     ValueError
-        If an argument or coordinate is not valid, an image can't be opened or only a downscaled one is
-        known, the micrometres per pixel are unknown or absurd, or spots lie outside the image.
+        If an argument or coordinate is not valid; an image cannot be opened, or only a downscaled one is known; the
+        micrometres per pixel are unknown, implausible or contradictory; or spots lie outside the image.
+
+    Warns
+    -----
+    UserWarning
+        If sources of the scale differ by more than 10 %, or many spots lie over glass.
 
     See Also
     --------
-    gdml.pp.embed : Reads the tiles and encodes them.
+    gdml.pp.embed : Read and encode the tiles.
 
     Examples
     --------
@@ -108,132 +113,16 @@ def tile(
     >>> adata.obsm["gdml_neighbor_mask"].shape == (adata.n_obs, 25)
     True
     """
-    check_adata(adata, copy=copy)
-    _check_arguments(tile_um, tile_px, n_side, outside)
-    xy = spot_coordinates(adata, spatial_key)
-    by_slide = libraries(adata, library_key, spatial_key=spatial_key)
-    check_scale_arguments(list(by_slide), um_per_px, spot_pitch_um)
-    if image is not None and not isinstance(image, Mapping) and not _is_hires(image) and len(by_slide) > 1:
-        raise ValueError(f"`image` is one image, but there are {len(by_slide)} slides; pass a dict by slide.")
-
-    slides: dict[str, dict[str, Any]] = {}
-    mask = np.zeros((adata.n_obs, n_side**2), bool)
-    inside = np.ones(adata.n_obs, bool)
-    for library, rows in by_slide.items():
-        own_image = image[library] if isinstance(image, Mapping) and library in image else image
-        source = resolve_image(adata, library, own_image, spatial_key=spatial_key)
-        slide = open_slide(source)
-        scale, scale_source = slide_scale(
-            adata,
-            library,
-            rows,
-            xy[rows],
-            given=um_per_px,
-            metadata=slide.um_per_px,
-            pitch_um=spot_pitch_um,
-            spatial_key=spatial_key,
-            bounds=BOUNDS_HIRES if _is_hires(own_image) else BOUNDS,
-        )
-        side_px = _side_px(library, slide, tile_um, tile_px, scale)
-        width, height = slide.size
-        if slide is not source:
-            slide.close()
-        inside[rows] = ((xy[rows] >= 0) & (xy[rows] < (width, height))).all(1)
-        _refuse_outside(library, (width, height), xy[rows], inside[rows], outside)
-        mask[rows] = neighbor_mask(xy[rows], side_px, (width, height), n_side)
-        slides[library] = {
-            "image": describe_image(own_image, source),
-            "um_per_px": scale,
-            "um_per_px_source": scale_source,
-            "side_px": side_px,
-            "width": width,
-            "height": height,
-        }
-
-    record = {
-        "tile_um": float("nan" if tile_um is None else tile_um),
-        "tile_px": int(tile_px),
-        "n_side": int(n_side),
-        "library_key": library_key,
-        "spatial_key": spatial_key,
-        "slides": slides,
-    }
-    if copy:
-        adata = adata.copy()
-    if not inside.all():
-        adata._inplace_subset_obs(inside)
-        logg.info(f"tile: dropped {(~inside).sum()} of {len(inside)} spots outside their image")
-    _write(adata, record, mask[inside], key_added)
-    return adata if copy else None
-
-
-def _write(adata: AnnData, record: dict[str, Any], mask: NDArray[np.bool_], key: str) -> None:
-    ours = dict(adata.uns.get(key, {}))
-    if _keys.FEATURES in ours and _geometry(ours[_keys.TILES]) != _geometry(record):
-        del ours[_keys.FEATURES]
-        logg.info("tile: the tiles have moved, their features are forgotten; call gdml.pp.embed(adata)")
-    adata.uns[key] = {**ours, _keys.TILES: record}
-    adata.obsm[_keys.neighbor_mask(key)] = mask
-    for library, slide in record["slides"].items():
-        logg.info(
-            f"tile: slide {library}: {slide['side_px']:.1f} px a side at {slide['um_per_px']:.4g} um/px "
-            f"({slide['um_per_px_source']})"
-        )
-    logg.info(f"    {1 - mask.mean():.1%} of the neighbour tiles leave their image and are masked")
-
-
-def _geometry(record: Mapping[str, Any]) -> tuple:
-    """Reduce to what decides the pixels of the tiles, comparable after a round trip through a file too."""
-    slides = {name: (str(slide["image"]), float(slide["side_px"])) for name, slide in record["slides"].items()}
-    return int(record["tile_px"]), int(record["n_side"]), slides
-
-
-def _is_hires(image: Any) -> bool:
-    return isinstance(image, str) and image == HIRES
-
-
-def _check_arguments(tile_um: float | None, tile_px: int, n_side: int, outside: str) -> None:
-    if tile_um is not None and not (np.isfinite(tile_um) and tile_um > 0):
-        raise ValueError(f"`tile_um` must be a positive number of um, found {tile_um}; None takes native pixels.")
-    if not isinstance(tile_px, int | np.integer) or tile_px < 1:
-        raise ValueError(f"`tile_px` must be a positive whole number, found {tile_px!r}; most encoders want 224.")
-    if not isinstance(n_side, int | np.integer) or n_side < 1 or n_side % 2 == 0:
-        raise ValueError(f"`n_side` must be an odd whole number, found {n_side!r}; 5 is the paper's.")
-    if outside not in ("error", "drop"):
-        raise ValueError(f"`outside` is {outside!r}. {did_you_mean(outside, ['error', 'drop'])}")
-
-
-def _side_px(library: str, slide: Slide, tile_um: float | None, tile_px: int, scale: float) -> float:
-    if tile_um is None:
-        return float(tile_px)
-    if np.isnan(scale):
-        raise ValueError(
-            f"um per px of slide {library!r} is unknown: its image has none in its metadata, and no grid of spots "
-            "with a known pitch is recognised. Pass um_per_px= or spot_pitch_um=, or tile_um=None for native pixels."
-        )
-    side_px = tile_side_px(tile_um, scale)
-    shown = side_px * (slide.scale if isinstance(slide, ScaledSlide) else 1.0)
-    if shown < 1:
-        raise ValueError(f"A tile of {tile_um} um is {shown:.2g} px on slide {library!r}; enlarge `tile_um`.")
-    if tile_px / shown > _COARSE:
-        warnings.warn(
-            f"A tile of {tile_um:g} um is only {shown:.0f} px wide on slide {library!r} and is enlarged to {tile_px} px: "
-            "cells can't be seen. Name the full-resolution image with image=.",
-            UserWarning,
-            stacklevel=3,
-        )
-    return side_px
-
-
-def _refuse_outside(
-    library: str, size: tuple[int, int], xy: NDArray[np.float64], inside: NDArray[np.bool_], outside: str
-) -> None:
-    if inside.all() or (outside == "drop" and inside.any()):
-        return
-    low, high = xy.min(0), xy.max(0)
-    mend = 'pass outside="drop" to leave them out, or' if inside.any() else ""
-    raise ValueError(
-        f"{(~inside).sum()} of {len(inside)} spots of slide {library!r} lie outside its image of {size[0]} x {size[1]} px "
-        f"(x {low[0]:.0f} to {high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}): {mend} name the image that the "
-        "coordinates belong to with image= (a downscaled one doesn't do)."
+    spots = Spots.resolve(adata, key=key_added, library_key=library_key, spatial_key=spatial_key, copy=copy)
+    spots = tile_spots(
+        spots,
+        tile_um,
+        tile_px=tile_px,
+        n_side=n_side,
+        um_per_px=um_per_px,
+        spot_pitch_um=spot_pitch_um,
+        image=image,
+        outside=outside,
+        check=check,
     )
+    return spots.adata if copy else None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ._resample import as_rgb8
 from ._slide import PixelSlide
 
-# A lazily loaded image is fingerprinted from a grid of patches, since all of it may not fit in memory.
+# The fingerprint of a lazily loaded image is that of a grid of patches: reading all of it may be slow.
 _PATCHES, _PATCH_PX = 8, 128
 
 
@@ -24,7 +24,7 @@ class ArraySlide(PixelSlide):
     Raises
     ------
     ValueError
-        If shape, dtype or range is another one.
+        If its shape, dtype or range is another.
     """
 
     def __init__(self, array: NDArray, *, name: str = "array") -> None:
@@ -45,25 +45,33 @@ class ArraySlide(PixelSlide):
 
 
 class LazySlide(PixelSlide):
-    """A slide in a labelled array, of which only the regions asked for are computed.
+    """A slide in a labelled array, of which only the regions read are computed.
 
     Parameters
     ----------
     array
         xarray DataArray with dimensions ``y``, ``x`` and one of channels; further ones must have length 1.
+    overview
+        The same image at a lower resolution, for thumbnails.
     """
 
-    in_order = True  # what computes the array may not bear several threads
+    in_order = True  # the graph behind the array may not be safe to compute from several threads
 
-    def __init__(self, array: Any, *, name: str = "image") -> None:
+    def __init__(self, array: Any, *, name: str = "image", overview: Any = None) -> None:
         array = _y_x_channel(array, name)
         _check(array.shape, array.dtype, name)
         super().__init__(name, [(array.sizes["x"], array.sizes["y"])])
         self._array = array
+        self._overview = overview
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
         window = self._array.isel(y=slice(top, bottom), x=slice(left, right))
         return as_rgb8(np.array(window.values), self.name)
+
+    def thumbnail(self, longest: int) -> NDArray[np.uint8] | None:
+        """Whole image at reduced size, from the overview where there is one."""
+        small = None if self._overview is None else LazySlide(self._overview, name=self.name)
+        return super().thumbnail(longest) if small is None else small.thumbnail(longest)
 
     def _hash(self) -> str:
         width, height = self.size

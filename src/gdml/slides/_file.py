@@ -1,4 +1,4 @@
-"""Slides in files: OpenSlide where it knows the format, else libvips row by row."""
+"""Slides in files: OpenSlide for the formats that it reads, else libvips row by row."""
 
 import threading
 from collections import deque
@@ -11,21 +11,23 @@ import openslide
 import pyvips
 from numpy.typing import NDArray
 
+from ._metadata import believable, ome_um_per_px
 from ._resample import as_rgb8
 from ._slide import PixelSlide
+from .thumbnail import MOST_PX
 
 _BLOCK = 1 << 20
 _BLOCKS = 256
 _STRIP = 64  # rows decoded at a time
-_CACHE_BYTES = 32 << 20, 512 << 20  # least and most that OpenSlide keeps of the tiles it decoded
-
-# What a microscope can have made. Many files carry the 72 dpi of a screen (353 um/px) instead.
-UM_PER_PX = (0.05, 5.0)
+_CACHE_BYTES = 32 << 20, 512 << 20  # least and most memory for the tiles that OpenSlide has decoded
+_SHRINKS = ("jpegload", "jpegload_buffer")  # libvips loaders that decode at reduced size
 
 
 class _FileSlide(PixelSlide):
-    def __init__(self, path: Path, level_sizes: list[tuple[int, int]], um_per_px: tuple[float, float]) -> None:
-        super().__init__(str(path), level_sizes, _believable(um_per_px))
+    def __init__(
+        self, path: Path, level_sizes: list[tuple[int, int]], um_per_px: tuple[float, float], description: str
+    ) -> None:
+        super().__init__(str(path), level_sizes, believable(ome_um_per_px(description) or um_per_px))
         self._path = path
 
     def _hash(self) -> str:
@@ -61,14 +63,15 @@ class PyramidSlide(_FileSlide):
             um_per_px = float(properties["openslide.mpp-x"]), float(properties["openslide.mpp-y"])
         except (KeyError, ValueError):
             um_per_px = 0.0, 0.0
-        super().__init__(path, list(self._handle.level_dimensions), um_per_px)
-        # regions come row by row: the file's tiles across the slide are met again by the next row
+        description = properties.get("tiff.ImageDescription", "")
+        super().__init__(path, list(self._handle.level_dimensions), um_per_px, description)
+        # regions are read row by row: those of the next row need the same tiles of the file again
         tile_height = int(properties.get("openslide.level[0].tile-height", 256))
         wanted = 4 * self.size[0] * tile_height * 2
         self._handle.set_cache(openslide.OpenSlideCache(int(np.clip(wanted, *_CACHE_BYTES))))
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
-        # OpenSlide wants the corner in pixels of level 0, whatever the level, and divides by its own factor
+        # OpenSlide takes the corner in pixels of level 0 and divides it by its own factor
         factor = self._handle.level_downsamples[level]
         corner = (round(left * factor), round(top * factor))
         try:
@@ -83,11 +86,10 @@ class PyramidSlide(_FileSlide):
 
 
 class FlatSlide(_FileSlide):
-    """A slide in a file without tiles (JPEG, PNG, striped TIFF), of which only a window of rows is held.
+    """A slide in a file without tiles (JPEG, PNG, striped TIFF), of which a window of rows is held in memory.
 
-    Regions asked in order of y cost one pass over the file; going back up starts the pass again. A
-    progressive JPEG or an interlaced PNG can't be decoded in part: its codec holds all of it. The pixels
-    are taken as they are stored: an orientation tag is not applied.
+    Regions read in order of y cost one pass over the file; a region further up starts another pass. Progressive
+    JPEG and interlaced PNG files are decoded whole. An orientation tag is not applied.
     """
 
     in_order = True
@@ -104,12 +106,15 @@ class FlatSlide(_FileSlide):
             raise _unreadable(path, error) from error
         # libvips has px per mm, 0 where unknown
         um_per_px = (1000 / image.xres if image.xres > 0 else 0.0, 1000 / image.yres if image.yres > 0 else 0.0)
-        super().__init__(path, [(image.width, image.height)], um_per_px)
+        fields = image.get_fields()
+        description = image.get("image-description") if "image-description" in fields else ""
+        self._shrinks = "vips-loader" in fields and image.get("vips-loader") in _SHRINKS
+        super().__init__(path, [(image.width, image.height)], um_per_px, str(description))
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
         with self._lock:
             try:
-                # libvips ties a reader to the thread that made it
+                # a libvips region belongs to the thread that made it
                 if self._source is None or top < self._top or self._reader is not threading.current_thread():
                     self._restart()
                 self._advance(top, bottom)
@@ -123,12 +128,24 @@ class FlatSlide(_FileSlide):
                 first += len(strip)
             return np.concatenate(parts)
 
+    def thumbnail(self, longest: int) -> NDArray[np.uint8] | None:
+        """Whole image at reduced size; a JPEG is decoded at that size."""
+        if not self._shrinks and self.size[0] * self.size[1] > MOST_PX:
+            return None
+        try:
+            small = pyvips.Image.thumbnail(
+                str(self._path), longest, height=longest, size="down", no_rotate=True, fail_on="error"
+            )
+            return _as_rgb(small, self._path).numpy()
+        except pyvips.Error as error:
+            raise self._broken(error) from error
+
     def _restart(self) -> None:
         self.close()
         self._source, self._reader = pyvips.Region.new(_rgb(self._path)), threading.current_thread()
 
     def _advance(self, top: int, bottom: int) -> None:
-        """Decode down to the row ``bottom``, dropping what lies above ``top``."""
+        """Decode down to the row ``bottom`` and drop the rows above ``top``."""
         width, height = self.size
         while self._next < bottom:
             rows = min(_STRIP, height - self._next)
@@ -143,7 +160,7 @@ class FlatSlide(_FileSlide):
             self._top += len(self._strips.popleft())
 
     def close(self) -> None:
-        """Drop the rows held and the decoder; a later read starts a new pass."""
+        """Free the rows in memory and the decoder; a later read starts a new pass."""
         with self._lock:
             self._source = self._reader = None
             self._strips.clear()
@@ -151,12 +168,12 @@ class FlatSlide(_FileSlide):
 
 
 def open_file(path: Path) -> PixelSlide:
-    """Slide in a file.
+    """Open a file with the reader for its format.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
         If it is no image, or its pixels are not 8 or 16 bit.
     """
@@ -168,21 +185,19 @@ def open_file(path: Path) -> PixelSlide:
 
 def _rgb(path: Path) -> pyvips.Image:
     """Pipeline that decodes a file from top to bottom as RGB uint8."""
-    image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
+    return _as_rgb(pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error"), path)
+
+
+def _as_rgb(image: pyvips.Image, path: Path) -> pyvips.Image:
     if image.format not in ("uchar", "ushort"):
         raise ValueError(f"The image {str(path)!r} has pixels of type {image.format}; save it with 8 bits a channel.")
     if image.hasalpha():
         image = image.flatten(background=65535 if image.format == "ushort" else 255)
-    if (image.interpretation, image.format) != ("srgb", "uchar"):  # each step holds buffers of its own
+    if (image.interpretation, image.format) != ("srgb", "uchar"):  # every step has buffers of its own
         image = image.colourspace("srgb").cast("uchar")
     if image.bands != 3:
         raise ValueError(f"The image {str(path)!r} has {image.bands} channels, RGB is needed; export it as RGB.")
     return image
-
-
-def _believable(um_per_px: tuple[float, float]) -> float | None:
-    x, y = um_per_px
-    return x if UM_PER_PX[0] <= x <= UM_PER_PX[1] and np.isclose(x, y, rtol=0.01) else None
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:

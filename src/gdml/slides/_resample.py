@@ -1,4 +1,4 @@
-"""The one place where pixels change their scale."""
+"""Resampling of image regions."""
 
 from collections.abc import Callable
 from math import ceil, floor
@@ -20,18 +20,17 @@ def resample(
 ) -> NDArray[np.uint8]:
     """Read a box with sub-pixel corners and resample it.
 
-    Bicubic in both directions, with the kernel widened when shrinking so that nothing aliases: one filter,
-    so that slides a little above and a little below the target resolution look alike. A box of whole
-    pixels at scale 1 is copied.
+    Bicubic for shrinking and enlarging, so that slides slightly above and below the target resolution look alike; the
+    kernel is widened when shrinking, against aliasing. A box of whole pixels at scale 1 is copied.
 
     Parameters
     ----------
     pixels
-        Gives RGB (height, width, 3) of a window (left, top, right, bottom) that lies inside the image.
+        Returns RGB (height, width, 3) of a window (left, top, right, bottom) inside the image.
     size
         Width and height of the image, px.
     box
-        Left, top, right, bottom in px of that image; may leave it.
+        Left, top, right, bottom, px; may extend beyond the image.
     out
         Width and height of the result, px.
 
@@ -54,10 +53,10 @@ def resample(
 
 
 def _window(start: float, stop: float, margin: int, size: int) -> tuple[int, int]:
-    """Whole pixels that the box touches, with the kernel's margin as far as the image has it.
+    """Whole pixels that the box touches, with the margin of the kernel.
 
-    Beyond the edge of the image the margin stops (and the kernel is renormalised), lest a tile that
-    touches the edge gets a white fringe.
+    The margin ends at the edge of the image, where the kernel is renormalised: a tile that touches the edge gets no
+    white fringe.
     """
     first, last = floor(start), ceil(stop)
     if first > 0:
@@ -80,12 +79,12 @@ def _on_white(
 
 
 def as_rgb8(pixels: NDArray, name: str) -> NDArray[np.uint8]:
-    """RGB or RGBA, uint8 or float in [0, 1], as RGB uint8; transparent pixels become white.
+    """Convert RGB or RGBA, uint8 or float in [0, 1], to RGB uint8; transparent pixels become white.
 
     Raises
     ------
     ValueError
-        If floats leave [0, 1].
+        If floats lie outside [0, 1].
     """
     if pixels.dtype.kind == "f":
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):

@@ -1,4 +1,4 @@
-"""What a slide is, and the reading of regions that every reader of pixels shares."""
+"""The protocol of a slide, and the reading of regions that all readers of pixels share."""
 
 from abc import ABC, abstractmethod
 from typing import Protocol, runtime_checkable
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._resample import resample
+from .thumbnail import MOST_PX, read_in_bands
 
 
 @runtime_checkable
@@ -16,16 +17,17 @@ class Slide(Protocol):
     Attributes
     ----------
     name
-        For messages: the path, or what kind of object it is.
+        Path, or kind of object; used in messages.
     size
         Width and height, full-resolution px.
     um_per_px
-        Micrometres per full-resolution px from the metadata; None where absent or absurd.
+        Micrometres per full-resolution px from the metadata; None where absent or implausible.
 
     Notes
     -----
-    A slide whose regions may be read by several threads at once, in any order, says so with an attribute
-    ``in_order = False``.
+    Optional attributes: ``in_order = False`` where several threads may read regions at once, in any order;
+    ``origin``, the coordinates (x, y) of the image's upper left corner where that is not (0, 0); and a method
+    ``thumbnail(longest)`` where the whole image at reduced size can be had faster than by reading all of it.
     """
 
     name: str
@@ -57,26 +59,26 @@ class Slide(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of files and buffers."""
+        """Close files and free buffers."""
         ...
 
 
 class PixelSlide(ABC):
-    """A slide whose pixels lie on one or more levels of resolution, the full one first.
+    """A slide with one or more levels of resolution.
 
     Parameters
     ----------
     name
-        For messages.
+        Path, or kind of object; used in messages.
     level_sizes
-        Width and height of each level, px, in order of falling size.
+        Width and height of each level, px, the full resolution first.
     um_per_px
         Micrometres per px of the first level, where known.
 
     Attributes
     ----------
     in_order
-        Whether regions are better read by one thread, from top to bottom.
+        True where regions are better read by one thread, from top to bottom.
     """
 
     in_order = False
@@ -103,9 +105,9 @@ class PixelSlide(ABC):
     def read_region(self, x: float, y: float, width: float, height: float, out: tuple[int, int]) -> NDArray[np.uint8]:
         """Region of the image, resampled, white outside; see :class:`Slide`.
 
-        The smallest level that still has the resolution asked for is read. At native resolution (``out``
-        equal to the extent) the corner is rounded to the nearest pixel and the pixels are copied as they
-        are; otherwise the corner is honoured at sub-pixel precision.
+        Reads the smallest level of sufficient resolution. At native resolution (``out`` equal to the extent) the
+        corner is rounded to the nearest pixel and the pixels are copied; otherwise the corner has sub-pixel
+        precision.
 
         Raises
         ------
@@ -126,15 +128,15 @@ class PixelSlide(ABC):
         return resample(lambda *window: self._pixels(level, *window), self._level_sizes[level], box, out)
 
     def _level(self, shrink: float) -> int:
-        """Find the smallest level that shrinks no more than this (1 % of slack for rounded factors)."""
+        """Find the smallest level that shrinks by at most this factor (with 1 % tolerance for rounding)."""
         levels = range(len(self._level_sizes))
         return max((i for i in levels if max(self._downsample(i)) <= shrink * 1.01), default=0)
 
     def _downsample(self, level: int) -> tuple[float, float]:
         """Full-resolution px per px of a level.
 
-        Levels shrink by whole numbers and their sizes are then rounded, so the ratio of the sizes would
-        shift what lies far from the origin: 1030 px become 128 at a factor of 8, not of 8.05.
+        Levels shrink by whole numbers and their sizes are rounded, so the ratio of the sizes would shift positions
+        far from the origin: 1030 px become 128 at a factor of 8, not of 8.05.
         """
         factors = []
         for full, small in zip(self.size, self._level_sizes[level], strict=True):
@@ -142,14 +144,19 @@ class PixelSlide(ABC):
             factors.append(float(whole) if abs(full - whole * small) <= whole else full / small)
         return factors[0], factors[1]
 
+    def thumbnail(self, longest: int) -> NDArray[np.uint8] | None:
+        """Whole image at reduced size; see :func:`gdml.slides.thumbnail.thumbnail`."""
+        width, height = self._level_sizes[self._level(max(self.size) / longest)]
+        return read_in_bands(self, longest) if width * height <= MOST_PX else None
+
     def fingerprint(self) -> str:
         """Hash of the content, hexadecimal; computed once."""
         if self._fingerprint is None:
             self._fingerprint = self._hash()
         return self._fingerprint
 
-    def close(self) -> None:  # noqa: B027 - arrays have nothing to let go of
-        """Let go of files and buffers."""
+    def close(self) -> None:  # noqa: B027 - arrays have nothing to close
+        """Close files and free buffers."""
 
     def __repr__(self) -> str:
         scale = "unknown scale" if self.um_per_px is None else f"{self.um_per_px:.4g} um/px"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gdml.slides import neighbor_boxes, neighbor_mask
+from gdml.slides.geometry import neighbor_boxes, neighbor_mask
 
 Neighbors = Literal["exact", "lattice"]
 
@@ -21,7 +21,7 @@ def neighbor_tiles(
     xy
         Spot centres, full-resolution px, (n, 2).
     scale
-        What :func:`gdml.pp.tile` recorded of the slide: ``side_px``, ``width`` and ``height`` are used.
+        What :func:`gdml.pp.tile` recorded of the slide: ``side_px``, ``width``, ``height``, ``left`` and ``top`` are used.
     n_side
         Tiles along a side of the region, odd.
     neighbors
@@ -39,6 +39,7 @@ def neighbor_tiles(
     side_px, size = float(scale["side_px"]), (int(scale["width"]), int(scale["height"]))
     middle = xy if neighbors == "exact" else (np.floor(xy / side_px) + 0.5) * side_px
     centers = neighbor_boxes(middle, side_px, n_side) + side_px / 2
-    mask = neighbor_mask(middle, side_px, size, n_side)
+    corner = (float(scale.get("left", 0.0)), float(scale.get("top", 0.0)))
+    mask = neighbor_mask(middle - np.asarray(corner), side_px, size, n_side)
     centers[:, n_side**2 // 2] = xy
     return centers, mask

@@ -1,6 +1,7 @@
-"""The image of a slide: found, described, and opened at the scale that was recorded."""
+"""The image of a slide: found, described, and opened at the recorded scale."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,14 +9,26 @@ from anndata import AnnData
 
 from gdml import _keys
 from gdml._errors import some
-from gdml.slides import ScaledSlide, Slide, open_slide
+from gdml.slides import Slide, open_slide
+from gdml.slides.scaled import ScaledSlide
 
 HIRES = "hires"
 IN_MEMORY = "in memory"
+HIRES_SCALE = "tissue_hires_scalef"
+
+
+def slide_entry(adata: AnnData, library: str, spatial_key: str = _keys.SPATIAL) -> Mapping[str, Any]:
+    """Entry of a slide in ``uns[spatial_key]``, also where its name there is not text; empty where it has none."""
+    return by_name(adata.uns.get(spatial_key, {})).get(library, {})
+
+
+def by_name(slides: Mapping[Any, Any]) -> dict[str, Any]:
+    """Turn the names of slides into text, as in ``Spots.slides``."""
+    return {str(name): value for name, value in slides.items()}
 
 
 def resolve_image(adata: AnnData, library: str, image: Any = None, *, spatial_key: str = _keys.SPATIAL) -> Any:
-    """Find the image of a slide, as something that :func:`gdml.slides.open_slide` takes.
+    """Find the image of a slide.
 
     Parameters
     ----------
@@ -24,59 +37,73 @@ def resolve_image(adata: AnnData, library: str, image: Any = None, *, spatial_ke
     library
         Name of the slide.
     image
-        None for the path in ``uns[spatial_key][library]["metadata"]["source_image_path"]``; ``"hires"``
-        for the downscaled image in ``uns``; another source; or a dict of these by slide.
+        None for the path in ``uns[spatial_key][library]["metadata"]["source_image_path"]``; ``"hires"`` for the
+        downscaled image in ``uns``; another source; or a dict of these by slide.
+    spatial_key
+        Key of the slides in ``uns``.
+
+    Returns
+    -------
+    A source that :func:`gdml.slides.open_slide` takes.
 
     Raises
     ------
     KeyError
         If the dict lacks the slide, or ``"hires"`` is asked for and absent.
+    FileNotFoundError
+        If the file in ``uns`` does not exist.
     ValueError
         If no image is known, or only a downscaled one.
     """
-    if isinstance(image, dict):
+    if isinstance(image, Mapping):
+        image = by_name(image)
         if library not in image:
             raise KeyError(f"`image` has no entry for slide {library!r}, only for: {some(image) or 'none'}.")
         image = image[library]
-    record = adata.uns.get(spatial_key, {}).get(library, {})
-    images = record.get("images", {})
+    entry = slide_entry(adata, library, spatial_key)
+    images = entry.get("images", {})
     mend = f"image={{{library!r}: 'slide.tif'}}"
     if image is None:
-        path = record.get("metadata", {}).get(_keys.IMAGE_PATH)
+        path = entry.get("metadata", {}).get(_keys.IMAGE_PATH)
         if path is not None:
             path = path.decode() if isinstance(path, bytes) else str(path)
             if not os.path.exists(path):
                 raise FileNotFoundError(
                     f"The image of slide {library!r}, {path!r} in uns[{spatial_key!r}], does not exist; "
-                    f"say where it is: {mend}."
+                    f"pass its path: {mend}."
                 )
             return path
         if images:
             raise ValueError(
                 f"Slide {library!r} has only downscaled images ({some(images)}), in which a tile is a few pixels "
-                f'wide: the full-resolution image is needed. Say where it is: {mend}, or insist with image="hires".'
+                f'wide: the full-resolution image is needed. Pass its path: {mend}, or insist with image="hires".'
             )
-        raise ValueError(f"No image is known for slide {library!r}; say where it is: {mend}.")
-    if isinstance(image, str) and image == HIRES:
-        scale = record.get("scalefactors", {}).get("tissue_hires_scalef")
+        raise ValueError(f"No image is known for slide {library!r}; pass its path: {mend}.")
+    if is_hires(image):
+        scale = entry.get("scalefactors", {}).get(HIRES_SCALE)
         if HIRES not in images or scale is None:
             raise KeyError(
                 f"uns[{spatial_key!r}][{library!r}] has no hires image with its scale factor; "
-                f"name the full-resolution image: {mend}."
+                f"pass the full-resolution image: {mend}."
             )
         return ScaledSlide(open_slide(np.asarray(images[HIRES])), float(scale))
     return image
 
 
+def is_hires(image: Any) -> bool:
+    """Whether the downscaled image in ``uns`` is asked for."""
+    return isinstance(image, str) and image == HIRES
+
+
 def describe_image(image: Any, resolved: Any) -> str:
-    """How ``uns`` names an image: its path, "hires" or "in memory"."""
+    """Name of an image in ``uns``: its path, "hires" or "in memory"."""
     if isinstance(resolved, str | os.PathLike):
         return os.path.abspath(os.path.expanduser(resolved))
-    return HIRES if isinstance(image, str) and image == HIRES else IN_MEMORY
+    return HIRES if is_hires(image) else IN_MEMORY
 
 
 def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _keys.KEY) -> Slide:
-    """Open the image that :func:`gdml.pp.tile` recorded for a slide, with the scale recorded.
+    """Open the image that :func:`gdml.pp.tile` recorded for a slide, at the recorded scale.
 
     Parameters
     ----------
@@ -89,10 +116,14 @@ def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _k
     key
         ``key_added`` of the tiles.
 
+    Returns
+    -------
+    The slide.
+
     Raises
     ------
     FileNotFoundError
-        If the recorded image is gone.
+        If the recorded image does not exist any more.
     ValueError
         If it was in memory and is not given again, or its size is not the recorded one.
     """

@@ -1,21 +1,20 @@
-"""Where tiles lie: plain geometry on spot centres, full-resolution px."""
+"""Geometry of spot grids and tiles, full-resolution px."""
 
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_LEGACY_ST_MOST = 64  # legacy ST arrays have 33 x 35 positions; a larger square grid is another technology
-_FEWEST = 8  # spots from which the kind of a grid is told
-_FITS, _STRAY = 5, 4.0  # fits of a grid; spots this many times the median residual away don't count
-_QUERIES = 2000  # spots whose nearest neighbour is looked for
+_LEGACY_ST_MOST = 64  # legacy ST arrays have 33 x 35 positions; larger square grids are another technology
+_FEWEST = 8  # spots needed to recognise a grid
+_FITS, _STRAY = 5, 4.0  # fits of a grid; spots with a residual above this multiple of the median are left out
+_QUERIES = 2000  # spots whose nearest neighbour is searched
 
 
 def grid_kind(row: ArrayLike, col: ArrayLike) -> Literal["hex", "square"] | None:
-    """Tell the hexagonal grid of Visium from the square one of legacy ST.
+    """Distinguish the hexagonal grid of Visium from the square grid of legacy ST.
 
-    On Visium's grid, columns of odd rows are odd and those of even rows even; on a square grid both
-    parities occur.
+    On Visium's grid, row + column has one parity in all spots; on a square grid both occur.
 
     Parameters
     ----------
@@ -24,7 +23,7 @@ def grid_kind(row: ArrayLike, col: ArrayLike) -> Literal["hex", "square"] | None
 
     Returns
     -------
-    None where the positions are no whole numbers, too few, or of a square grid too large for legacy ST.
+    None where the positions are not whole numbers, too few, or a square grid too large for legacy ST.
     """
     grid = np.column_stack([np.asarray(row, np.float64), np.asarray(col, np.float64)])
     if len(grid) < _FEWEST or not np.isfinite(grid).all() or not (np.abs(grid - np.rint(grid)) < 1e-6).all():
@@ -36,11 +35,10 @@ def grid_kind(row: ArrayLike, col: ArrayLike) -> Literal["hex", "square"] | None
 
 
 def um_per_px_from_grid(xy: ArrayLike, row: ArrayLike, col: ArrayLike, pitch_um: float) -> float:
-    """Micrometres per pixel from the known pitch of a spot grid, over all spots at once.
+    """Micrometres per pixel from the known pitch of a spot grid.
 
-    The steps of the grid in px are those of the affine map from grid to pixels that fits the centres best
-    (least squares, refitted without stray spots), so the jitter of single spots averages out and a rotated
-    grid is no trouble.
+    The steps of the grid in px come from the affine map from grid to pixels fitted to all centres (least squares,
+    refitted without outliers), so that the jitter of single spots averages out and the grid may be rotated.
 
     Parameters
     ----------
@@ -58,7 +56,7 @@ def um_per_px_from_grid(xy: ArrayLike, row: ArrayLike, col: ArrayLike, pitch_um:
     Raises
     ------
     ValueError
-        If the grid is not recognised, lies on one line, or does not match the centres.
+        If the grid is not recognised, is a single line, or does not match the centres.
     """
     xy = np.asarray(xy, np.float64)
     kind = grid_kind(row, col)
@@ -81,8 +79,8 @@ def um_per_px_from_grid(xy: ArrayLike, row: ArrayLike, col: ArrayLike, pitch_um:
 def um_per_px_from_neighbors(xy: ArrayLike, pitch_um: float) -> float:
     """Micrometres per pixel from the median distance to the nearest spot.
 
-    A few per cent too large where spots lie unevenly, since the nearest one is then nearer than the
-    pitch: :func:`um_per_px_from_grid` is better where the grid is known.
+    A few per cent too large where spots are placed unevenly, since the nearest one is then closer than the pitch;
+    prefer :func:`um_per_px_from_grid` where the grid is known.
 
     Parameters
     ----------
@@ -127,7 +125,7 @@ def tile_side_px(tile_um: float, um_per_px: float) -> float:
 
     Returns
     -------
-    Side, px; a fraction as a rule.
+    Side, px; usually not a whole number.
     """
     return tile_um / um_per_px
 
@@ -146,8 +144,7 @@ def neighbor_boxes(xy: ArrayLike, side_px: float, n_side: int) -> NDArray[np.flo
 
     Returns
     -------
-    (n, n_side**2, 2), row-major: the first tile is the top-left one, so ``[:, 0]`` is also the corner of
-    the region, and the tile in the middle is that of the spot itself.
+    (n, n_side**2, 2), row-major from the top left; the tile in the middle is the spot's own.
 
     Raises
     ------
@@ -155,14 +152,14 @@ def neighbor_boxes(xy: ArrayLike, side_px: float, n_side: int) -> NDArray[np.flo
         If ``n_side`` is not odd and positive.
     """
     if n_side < 1 or n_side % 2 == 0:
-        raise ValueError(f"`n_side` must be odd, so that one tile lies at the centre; found {n_side}.")
+        raise ValueError(f"`n_side` must be odd, so that one tile is at the centre; found {n_side}.")
     steps = (np.arange(n_side) - n_side / 2) * side_px
     rows, cols = np.meshgrid(steps, steps, indexing="ij")
     return np.asarray(xy, np.float64)[:, None, :] + np.column_stack([cols.ravel(), rows.ravel()])
 
 
 def neighbor_mask(xy: ArrayLike, side_px: float, size: tuple[int, int], n_side: int) -> NDArray[np.bool_]:
-    """Which tiles of each region lie wholly inside the image.
+    """Whether each tile of each region lies wholly inside the image.
 
     Parameters
     ----------
@@ -173,10 +170,10 @@ def neighbor_mask(xy: ArrayLike, side_px: float, size: tuple[int, int], n_side: 
 
     Returns
     -------
-    (n, n_side**2), row-major. The tile at the centre is always True, also where it crosses the edge.
+    (n, n_side**2), row-major. The tile at the centre is always True.
     """
     corners = neighbor_boxes(xy, side_px, n_side)
-    slack = 1e-6 * side_px  # a tile that touches the edge is inside, whatever the rounding
+    slack = 1e-6 * side_px  # against rounding: a tile that touches the edge is inside
     inside = (corners >= -slack) & (corners + side_px <= np.asarray(size) + slack)
     mask: NDArray[np.bool_] = np.logical_and.reduce(inside, axis=2)
     mask[:, n_side**2 // 2] = True

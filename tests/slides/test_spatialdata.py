@@ -1,0 +1,55 @@
+"""Images of SpatialData objects, whose coordinates are those of a coordinate system."""
+
+import numpy as np
+import pytest
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import Affine, Identity, Scale, Sequence, Translation
+
+from gdml.slides import open_slide
+from gdml.slides.thumbnail import thumbnail
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+
+
+def image(transformation, *, system="global", **kwargs):
+    transformations = transformation if isinstance(transformation, dict) else {system: transformation}
+    return Image2DModel.parse(
+        np.moveaxis(PIXELS, -1, 0), dims=("c", "y", "x"), transformations=transformations, **kwargs
+    )
+
+
+@pytest.mark.parametrize("multiscale", [{}, {"scale_factors": [2]}], ids=["single", "multiscale"])
+def test_scale_and_shift_are_applied(multiscale):
+    slide = open_slide(image(Sequence([Scale([4, 4], ("x", "y")), Translation([100, -20], ("x", "y"))]), **multiscale))
+    assert slide.size == (320, 240) and slide.origin == (100, -20)
+    # pixels [10, 30) x [5, 20) lie at x = 100 + 4 * 10, y = -20 + 4 * 5
+    np.testing.assert_array_equal(slide.read_region(140, 0, 80, 60, (20, 15)), PIXELS[5:20, 10:30])
+    np.testing.assert_array_equal(thumbnail(slide), PIXELS)
+    assert open_slide(slide, um_per_px=0.5).origin == (100, -20)
+
+
+def test_identity_is_the_image_itself():
+    slide = open_slide(image(Identity()))
+    assert slide.size == (80, 60) and slide.fingerprint() == open_slide(image(Identity(), system="mm")).fingerprint()
+    scaled = open_slide(image(Scale([2, 2], ("x", "y"))))
+    shifted = open_slide(image(Translation([2, 2], ("x", "y"))))
+    assert len({slide.fingerprint(), scaled.fingerprint(), shifted.fingerprint()}) == 3
+
+
+def test_coordinate_systems():
+    scaled = {"um": Scale([2, 2], ("x", "y")), "global": Identity()}
+    assert open_slide(image(scaled)).size == (80, 60)
+    assert open_slide(image(Scale([2, 2], ("x", "y")), system="um")).size == (160, 120)
+    with pytest.raises(ValueError, match="coordinate systems um, mm and no 'global'"):
+        open_slide(image({"um": Identity(), "mm": Identity()}))
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [[[0, -1, 60], [1, 0, 0]], [[-1, 0, 80], [0, 1, 0]], [[1, 0.1, 0], [0, 1, 0]], [[1, 0, 0], [0, 1.1, 0]]],
+    ids=["rotated", "mirrored", "sheared", "stretched"],
+)
+def test_other_transformations_are_refused(matrix):
+    affine = Affine(np.vstack([matrix, [0, 0, 1]]), ("x", "y"), ("x", "y"))
+    with pytest.raises(ValueError, match=r"rotated, mirrored, sheared or stretched.*spatialdata\.transform\("):
+        open_slide(image(affine))
