@@ -15,3 +15,7 @@ __all__ = [
     "read_head",
     "store_path",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -47,3 +47,7 @@ __all__ = [
     "list_models",
     "register",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import isotonic_regression
 
 from gdml import _keys
 from gdml._errors import did_you_mean
@@ -94,14 +95,8 @@ def spread(values: ArrayLike, gap: float, low: float = -np.inf, high: float = np
     values = np.asarray(values, np.float64)
     order = np.argsort(values, kind="stable")
     steps = gap * np.arange(len(values))
-    # least squares under the gaps: isotonic regression of the values less their steps (pool adjacent violators)
-    blocks: list[list[float]] = []
-    for value in values[order] - steps:
-        blocks.append([value, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            mean, size = blocks.pop()
-            blocks[-1] = [(blocks[-1][0] * blocks[-1][1] + mean * size) / (blocks[-1][1] + size), blocks[-1][1] + size]
-    pooled = np.concatenate([np.full(int(size), mean) for mean, size in blocks]) if blocks else np.empty(0)
+    # least squares under the gaps: isotonic regression of the values minus their steps
+    pooled = isotonic_regression(values[order] - steps).x if len(values) else values
     top = high - (steps[-1] if len(steps) else 0)
     out = np.empty_like(values)
     out[order] = np.clip(pooled, low, max(low, top)) + steps

@@ -105,7 +105,7 @@ def embedding(
     if len(joint) < 4:
         raise ValueError(f"adata.obsm[{basis!r}] has {len(joint)} rows without NaN; a map takes 4 at least.")
     colors = None if color is None else spot_colors(adata, color, cmap)
-    xy, axis_names = _pca(joint) if method == "pca" else _umap(joint, seed)
+    xy, axis_names = _mapped(joint, method, seed)
 
     kinds = list(colors.categories) if colors else []
     if ax is None:
@@ -166,23 +166,19 @@ def _embeddings(
     return image, profile
 
 
-def _pca(points: NDArray[np.float32]) -> tuple[NDArray[np.float64], list[str]]:
-    """First two principal components, the largest loading of each positive, and how they are called."""
-    centred = points.astype(np.float64) - points.mean(0)
-    u, s, vt = np.linalg.svd(centred, full_matrices=False)
-    sign = np.sign(vt[np.arange(2), np.abs(vt[:2]).argmax(1)])
-    share = s[:2] ** 2 / max((s**2).sum(), np.finfo(float).tiny)
-    return u[:, :2] * s[:2] * sign, [f"PC{i + 1} ({100 * part:.0f} %)" for i, part in enumerate(share)]
+def _mapped(points: NDArray[np.float32], method: str, seed: int) -> tuple[NDArray[np.float64], list[str]]:
+    """Compute the map with scanpy; return it, n x 2, and the names of its axes."""
+    import scanpy as sc
 
-
-def _umap(points: NDArray[np.float32], seed: int) -> tuple[NDArray[np.float64], list[str]]:
-    from umap import UMAP
-
-    # spectral starts need more points than this
-    start = "spectral" if len(points) > 20 else "random"
-    neighbors = min(15, len(points) - 1)
-    mapped = UMAP(n_neighbors=neighbors, metric="cosine", init=start, random_state=seed, n_jobs=1).fit_transform(points)
-    return np.asarray(mapped, np.float64), ["UMAP1", "UMAP2"]
+    space = AnnData(points.astype(np.float64))
+    if method == "pca":
+        sc.pp.pca(space, n_comps=2, svd_solver="full")
+        ratio = space.uns["pca"]["variance_ratio"]
+        return space.obsm["X_pca"], [f"PC{i + 1} ({100 * part:.0f} %)" for i, part in enumerate(ratio)]
+    sc.pp.neighbors(space, min(15, len(points) - 1), use_rep="X", metric="cosine", random_state=seed)
+    # the spectral start needs more points than this
+    sc.tl.umap(space, init_pos="spectral" if len(points) > 20 else "random", random_state=seed)
+    return np.asarray(space.obsm["X_umap"], np.float64), ["UMAP1", "UMAP2"]
 
 
 def _explain(ax: Axes, colors: SpotColors | None, title: str | None, *, both: bool) -> None:

@@ -21,3 +21,7 @@ __all__ = [
     "train",
     "weights_digest",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
