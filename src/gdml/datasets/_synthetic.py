@@ -95,8 +95,8 @@ def synthetic(
     for name, value, least in (("n_patients", n_patients, 1), ("grid", grid, 3), ("n_genes", n_genes, 4)):
         check_count(name, value, at_least=least)
     check_count("n_slides", n_slides, at_least=n_patients, hint="give at least one slide per patient")
-    for name, value in (("learnable", learnable), ("depth", depth), ("um_per_px", um_per_px)):
-        check_number(name, value)
+    for name, number in (("learnable", learnable), ("depth", depth), ("um_per_px", um_per_px)):
+        check_number(name, number)
     if not 0 <= learnable <= 1:
         raise ValueError(f"`learnable` is {learnable}; it must be a fraction of the genes, 0 to 1.")
     if not depth > 0:
