@@ -38,8 +38,13 @@ def of_model(label: str, key: str = KEY) -> str:
 
 
 def measured(key: str = KEY) -> str:
-    """Obsm: DataFrame, normalised measured expression of the panel genes."""
+    """Obsm: DataFrame, normalised measured expression of the panel genes, which models learn."""
     return f"{key}_measured"
+
+
+def evaluated(key: str = KEY) -> str:
+    """Obsm: DataFrame, measured expression on the scale of the predictions, as they were scored."""
+    return f"{key}_evaluated"
 
 
 def neighbor_mask(key: str = KEY) -> str:
