@@ -82,7 +82,7 @@ def _trained(adata: ad.AnnData, said: Mapping[str, Any], seed: int, slides: Sequ
         adata,
         said["model"],
         preset=said.get("preset"),
-        groups="patient",
+        group_key="patient",
         max_epochs=options.max_epochs,
         seed=seed,
         device=options.device,

@@ -41,7 +41,7 @@ def embedding(
     """Plot the shared space of image and expression in two dimensions.
 
     Images are filled circles, expression profiles are hollow diamonds. Both are mapped together; spots with NaN, such
-    as those in no test fold, are left out. The map is computed by :mod:`scanpy` for the plot and not written to
+    as those in no test fold, are left out. The map is computed by scanpy for the plot and not written to
     ``adata``.
 
     Parameters
