@@ -58,9 +58,9 @@ def check_number(
         raise TypeError(f"`{name}` must be a number, found {value!r}{end}")
     if not math.isfinite(value):
         raise ValueError(f"`{name}` must be finite, found {value!r}{end}")
-    if above is not None and not value > above:
+    if above is not None and not float(value) > above:
         raise ValueError(f"`{name}` must be {'positive' if above == 0 else f'above {above}'}, found {value!r}{end}")
-    if at_least is not None and not value >= at_least:
+    if at_least is not None and not float(value) >= at_least:
         raise ValueError(f"`{name}` must be at least {at_least}, found {value!r}{end}")
 
 
