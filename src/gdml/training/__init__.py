@@ -21,7 +21,3 @@ __all__ = [
     "train",
     "weights_digest",
 ]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
