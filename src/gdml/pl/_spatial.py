@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import check_count, did_you_mean
+from gdml._errors import check_count, check_number, did_you_mean
 from gdml.spots.coordinates import libraries
 
 from ._common import finish, given_axes, model_names
@@ -121,6 +121,7 @@ def spatial_pred(
     keys = [key] if isinstance(key, str) else list(dict.fromkeys(key))
     if not keys:
         raise ValueError("`key` is empty; name at least one model.")
+    check_number("size", size, above=0, hint="1 is the true size")
     if ncols is not None:
         check_count("ncols", ncols)
     compare = len(keys) > 1

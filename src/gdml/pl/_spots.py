@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import check_number, did_you_mean, some
+from gdml._errors import did_you_mean, some
 from gdml.slides import grid_kind, um_per_px_from_grid, um_per_px_from_neighbors
 from gdml.spots.scale import PITCH_UM
 
@@ -49,11 +49,10 @@ def spot_layout(
     KeyError
         If ``img`` is set and the slide has no hires image.
     ValueError
-        If the shape is unknown, or the size is not positive.
+        If the shape is unknown.
     """
     if shape is not None and shape not in SHAPES:
         raise ValueError(f"`shape` is {shape!r}. {did_you_mean(str(shape), SHAPES)}")
-    check_number("size", size, above=0, hint="1 is the true size")
     tiles = adata.uns.get(key, {}).get(_keys.TILES, {})
     xy = np.asarray(adata.obsm[str(tiles.get("spatial_key", _keys.SPATIAL))], np.float64)[rows]
     visium: Mapping[str, Any] = next(
