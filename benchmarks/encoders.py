@@ -1,4 +1,4 @@
-"""What the encoder in the box is worth: its model card's table.
+"""Tables of the model card of the encoder ``"box"``.
 
     python recipes/box/train.py --sections B4 C2 C3 C4 --out weights/no_c6.safetensors
     python recipes/box/train.py --sections B4 --out weights/b_only.safetensors
@@ -6,9 +6,9 @@
     python benchmarks/encoders.py --weights weights                  # ridge
     python benchmarks/encoders.py --weights weights --models Gene-DML --seeds 2
 
-The three splits of ``real_sections.py``, on five real HER2ST sections. For each, the box encoder is trained anew
-without the images of the test sections ("held out"); the shipped one has seen them ("as shipped"). Beside it stand stain
-statistics and the same network with random weights. Every run is appended to a CSV and skipped when it is there.
+The three splits of ``real_sections.py``, on five real HER2ST sections. "Held out" encoders were trained without the
+images of the test sections; "as shipped" has seen them. Stain statistics and the same network with random weights are
+listed for comparison. Every run is appended to a CSV, and skipped if it is in it.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def one_run(adata, labels: str, model: str, split: str, seed: int) -> dict:
     train, new = (on(names) for names in SPLITS[split])
     gdml.pp.normalize(train, **LABELS[labels])
     name, options, _ = MODELS[model]
-    trained = gdml.tl.fit(train, name, groups="patient", seed=seed, **options)
+    trained = gdml.tl.fit(train, name, group_key="patient", seed=seed, **options)
     gdml.tl.predict(new, trained)
     return {m: round(float(gdml.tl.evaluate(new).loc["all", m]), 5) for m in ("pcc_a", "pcc_h")}
 

@@ -1,11 +1,11 @@
-"""Gene-DML beside ridge regression on the five real HER2ST sections: the README's table.
+"""Gene-DML and ridge regression on the five real HER2ST sections: tables of the README.
 
     python benchmarks/real_sections.py                # stain statistics, both kinds of labels
     python benchmarks/real_sections.py --yardstick    # random ViT-tiny features, the paper's labels
 
-Three splits, five seeds. The test sections are used once, to score. Every run is appended to a CSV as soon as
-it is done and skipped when it is there, so the script can be stopped and started again. Two processes share
-the work with ``--part 0/2`` and ``--part 1/2``; ``--report`` prints the tables of what is there.
+Three splits, five seeds. The test sections are used for scoring only. Every run is appended to a CSV when it is
+finished, and skipped if it is in it, so that the script can be interrupted. Two processes share the work with
+``--part 0/2`` and ``--part 1/2``; ``--report`` prints the tables of finished runs.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def one_run(adata, split: str, labels: str, model: str, seed: int, panel: list[s
     gdml.pp.normalize(train, genes=panel, **LABELS[labels])
     name, options, _ = MODELS[model]
     start = time.perf_counter()
-    trained = gdml.tl.fit(train, name, groups="patient", seed=seed, **options)
+    trained = gdml.tl.fit(train, name, group_key="patient", seed=seed, **options)
     seconds = time.perf_counter() - start
     gdml.tl.predict(new, trained)
     scores = gdml.tl.evaluate(new).loc["all"]

@@ -1,8 +1,8 @@
-"""What the shared spaces are worth: tiles of a held-out section, and the expression of their own spots.
+"""Retrieval in shared spaces: tiles of a held-out section, and the expression of their own spots.
 
     python benchmarks/retrieval.py
 
-Trained on B4, C2, C3 and C4, asked about C6; one seed, stain statistics, 250 genes.
+Trained on B4, C2, C3 and C4, with queries from C6; one seed, stain statistics, 250 genes.
 """
 
 import warnings
@@ -13,7 +13,7 @@ TRAIN, TEST = ["B4", "C2", "C3", "C4"], ["C6"]
 
 
 def main() -> None:
-    """Print a row for each model with a shared space, and what chance gives."""
+    """Print a row per model with a shared space, and one for chance."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     adata = gdml.datasets.her2st(TRAIN + TEST)
     gdml.pp.tile(adata)
@@ -22,7 +22,7 @@ def main() -> None:
     gdml.pp.normalize(train, n_genes=250)
     names = [name for name in gdml.models.list_models() if gdml.models.get_model(name).shared_space]
     last = test.n_obs - 1
-    print("| | place of its own expression | among the first ten | of its patient |\n|---|---:|---:|---:|")
+    print("| | relative rank of the own expression | among the first ten | of the same patient |\n|---|---:|---:|---:|")
     for name in names:
         model = gdml.tl.fit(train, name)
         new = test.copy()

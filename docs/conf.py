@@ -87,6 +87,8 @@ nb_execution_in_temp = True
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars
+suppress_warnings = ["myst-nb.lexer"]  # of pages that are not executed
 # Threads that wait for each other give up their core: on busy machines training is several times faster.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # It runs in a folder of its own, where a relative path to the data would lead elsewhere.

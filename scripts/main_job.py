@@ -1,7 +1,7 @@
-"""The main job: train on some sections, predict one that the model has not seen, score it, draw it.
+"""The main job: train on some sections, predict an unseen one, score it, plot it.
 
-Takes the real HER2ST sections where they are at hand (GDML_DATA_DIR) or can be downloaded, else synthetic
-slides, and says which. Prints the score table and where the figure and the predicted .h5ad were saved.
+Uses the real HER2ST sections if they are available locally (GDML_DATA_DIR) or can be downloaded, else synthetic
+slides, and prints which. Prints the score table and the paths of the figure and the predicted .h5ad.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import time
 import warnings
 from pathlib import Path
 
-# idle threads give up their core; on a shared machine they would hold back the busy ones (read when torch loads)
+# idle threads release their core instead of slowing down others; read when torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pandas as pd
@@ -22,14 +22,14 @@ TRAIN, TEST = ["B4", "C2", "C3", "C4"], "C6"
 
 
 def load(source: str):
-    """Training slides, the unseen slide, the genes to draw, and what they are."""
+    """Return training slides, the unseen slide, the genes to plot, and a description."""
     if source in ("auto", "her2st"):
         try:
             train, new = gdml.datasets.her2st(TRAIN), gdml.datasets.her2st(TEST)
         except (ConnectionError, FileNotFoundError) as error:
             if source == "her2st":
                 raise
-            print(f"HER2ST is neither at hand nor can it be downloaded ({type(error).__name__}).")
+            print(f"HER2ST is not available locally and cannot be downloaded ({type(error).__name__}).")
         else:
             what = f"real HER2ST sections (Andersson et al. 2021): train on {', '.join(TRAIN)}, predict {TEST}"
             return train, new, ["FASN", "GNAS"], what
@@ -59,8 +59,8 @@ def main() -> None:
     gdml.pp.normalize(train)
 
     scores = {}
-    for name in ("ridge", "gene-dml"):  # the last one's predictions stay
-        model = gdml.tl.fit(train, name, groups="patient", seed=options.seed)
+    for name in ("ridge", "gene-dml"):  # the predictions of the last model are kept
+        model = gdml.tl.fit(train, name, group_key="patient", seed=options.seed)
         gdml.tl.predict(new, model)
         scores[name] = gdml.tl.evaluate(new).loc["all"]
 
@@ -72,7 +72,7 @@ def main() -> None:
 
     table = pd.DataFrame(scores).T[["pcc_a", "pcc_h", "pcc_h_best", "mse", "mae"]]
     print(f"\nScores on the unseen slide ({what}):\n{table.round(3).to_string()}")
-    print("pcc_h: the 50 genes that were best on the validation split; pcc_h_best: best on this slide, optimistic.\n")
+    print("pcc_h: the 50 genes that were best on the validation split; pcc_h_best: best on this slide (optimistic).\n")
     print(f"Figure:           {(options.out / 'spatial_pred.png').resolve()}")
     print(f"Predicted slide:  {(options.out / 'predicted.h5ad').resolve()}")
     print(f"Model:            {(options.out / 'model').resolve()}")

@@ -1,4 +1,4 @@
-"""Options that the scripts share, and the way from them to embedded slides."""
+"""Options shared by the scripts, and the preparation of embedded slides."""
 
 import argparse
 import os
@@ -37,7 +37,7 @@ def make_parser(description: str | None, *, models: Sequence[str] = MODELS) -> a
     add("--folder", type=Path, default=Path("results/paper"), help="downloads, features and finished runs")
     add("--device", default="auto")
     add("--yes", action="store_true", help="download what is missing")
-    add("--check", action="store_true", help="say what is needed, and stop")
+    add("--check", action="store_true", help="print the requirements and stop")
     add("--mbit-s", type=float, help="rate of your connection, for the estimate")
     add("--tiles-per-s", type=float, help="rate of the encoder, for the estimate; else measured")
     add("--spots-per-s", type=float, help="rate of training, for the estimate; else measured for each model")
@@ -45,7 +45,7 @@ def make_parser(description: str | None, *, models: Sequence[str] = MODELS) -> a
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the options; whatever is written lies below ``--folder``, features too unless GDML_CACHE_DIR is set."""
+    """Parse the options. Everything is written to ``--folder``, including features unless GDML_CACHE_DIR is set."""
     options = parser.parse_args(arguments)
     options.folder = options.folder.expanduser().absolute()
     options.tokens = options.tokens or ("all" if options.paper_tiles else "grid7")
@@ -55,7 +55,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a script; what the user can mend is said in a sentence."""
+    """Run a script; print errors that the user can correct without a traceback."""
     try:
         main()
     except (OSError, ValueError) as error:
@@ -63,14 +63,14 @@ def run(main: Callable[[], None]) -> None:
 
 
 def model_options(names: Sequence[str], set_name: str, preset: str) -> dict[str, dict[str, Any]]:
-    """Each model with the set's preset, where it has that: what cross_validate takes."""
+    """Models with the preset of the set if they have it, as the argument of cross_validate."""
     wanted = set_name if preset == "set" else preset
     has = lambda name: wanted in gdml.models.get_model(name).presets
     return {name: {"model": name, **({"preset": wanted} if has(name) else {})} for name in names}
 
 
 def normalization(options: argparse.Namespace) -> dict[str, Any]:
-    """Labels on the paper's scale, which its MSE and MAE are on."""
+    """Normalisation of the paper, on whose scale MSE and MAE are."""
     if options.genes is None:
         return {"normalization": "paper", "n_genes": N_GENES}
     return {"normalization": "paper", "genes": options.genes.read_text().split()}
@@ -79,27 +79,27 @@ def normalization(options: argparse.Namespace) -> dict[str, Any]:
 def prepare(
     options: argparse.Namespace, wanted: Wanted, models: Mapping[str, Any], *, n_folds: int, n_runs: int = 1
 ) -> dict[str, ad.AnnData] | None:
-    """Say what is needed, download it where ``--yes`` is given, and give the sets, tiled and embedded.
+    """Print the requirements, download with ``--yes``, and return the sets, tiled and embedded.
 
     Parameters
     ----------
     options
         Of :func:`make_parser`.
     wanted
-        Sets with their slides, by name; the first one is learnt from.
+        Sets with their slides, by name; the first one is for training.
     models
-        What is trained.
+        Models to train.
     n_folds, n_runs
-        Number of folds, and how many times each model is trained on each with each seed.
+        Number of folds, and of runs per model, fold and seed.
 
     Returns
     -------
-    None where the run ends here: after ``--check``, or for want of ``--yes``.
+    The sets by name; None after ``--check`` or without ``--yes``.
 
     Raises
     ------
     PermissionError, ConnectionError, OSError
-        If access is not granted, the hub can't be reached, or a disk is too small.
+        If access is not granted, the hub cannot be reached, or a disk is too small.
     """
     needs = find_needs(wanted, options.folder, options.encoder)
     if not (options.tiles_per_s and options.spots_per_s):

@@ -87,10 +87,10 @@ def read_samples(folder: Path, patients: Mapping[str, str]) -> tuple[ad.AnnData,
 def _check_patient(sample: str, patient: str, table: Mapping[str, Mapping[str, str]]) -> None:
     if sample not in table:
         raise ValueError(f"The table of HEST-1k has no sample {sample!r}; download a newer one.")
-    said = re.sub(r"^Patient ", "P", table[sample].get("patient", "").strip())
-    if said and said != patient:
+    listed = re.sub(r"^Patient ", "P", table[sample].get("patient", "").strip())
+    if listed and listed != patient:
         raise ValueError(
-            f"{sample!r} is of patient {said!r} by the table of HEST-1k, of {patient!r} by ours: the folds would mix "
+            f"{sample!r} is of patient {listed!r} by the table of HEST-1k, of {patient!r} by ours: the folds would mix "
             "patients. Look it up before you go on."
         )
 
@@ -123,14 +123,14 @@ def _pitch(row: Mapping[str, str]) -> float:
 
 def _scale(sample: str, part: ad.AnnData, pitch: float, row: Mapping[str, str]) -> float:
     """Micrometres per pixel: HEST's own, unless the pitch of the spots says otherwise."""
-    said, xy = float(row["pixel_size_um_estimated"]), part.obsm["spatial"]
+    listed, xy = float(row["pixel_size_um_estimated"]), part.obsm["spatial"]
     try:
         measured = um_per_px_from_grid(xy, part.obs["array_row"], part.obs["array_col"], pitch)
     except (KeyError, ValueError):  # no grid, or not that of these coordinates
         measured = um_per_px_from_neighbors(xy, pitch)
-    if abs(said / measured - 1) <= _AGREE:
-        return said
+    if abs(listed / measured - 1) <= _AGREE:
+        return listed
     print(
-        f"{sample}: HEST-1k says {said:.3f} um per px, its spots {measured:.3f} (pitch {pitch:g} um); theirs is taken."
+        f"{sample}: HEST-1k says {listed:.3f} um per px, its spots {measured:.3f} (pitch {pitch:g} um); theirs is taken."
     )
     return measured

@@ -44,9 +44,9 @@ def hub_errors(repository: str, *, dataset: bool) -> Iterator[None]:
             "`hf auth login`, and call again."
         ) from error
     except (HfHubHTTPError, ConnectionError, TimeoutError, *network) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConnectionError(
-            f"The hub could not be asked for {repository} ({said}). On a machine with a connection, fetch it from {page}."
+            f"The hub could not be asked for {repository} ({reason}). On a machine with a connection, fetch it from {page}."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How fast this machine encodes tiles and trains models: measured on noise, so that nothing has to be there."""
+"""Rates at which this machine encodes tiles and trains models, measured on noise before anything is downloaded."""
 
 import time
 from collections.abc import Mapping
@@ -10,25 +10,26 @@ import torch
 from gdml.encoders import get_encoder
 from gdml.encoders.device import resolve_device, use_bf16
 from gdml.pp._tokens import thin_tokens
-from gdml.tl._candidates import Candidate, make_candidates
-from gdml.tl._training import shape_of
-from gdml.training import SpotData, make_fabric, train
+from gdml.training.candidates import Candidate, make_candidates
+from gdml.training.data import SpotData
+from gdml.training.fabric import make_fabric
+from gdml.training.loop import train
 
 _SECONDS = 2.0
 _TILES = 8
-_SIDE = 16  # of the square of spots that is trained on
+_SIDE = 16  # spots per side of the training slide
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What an encoder gives, and how fast.
+    """Output and rate of an encoder.
 
     Parameters
     ----------
     tiles_per_s
-        Rate.
+        Tiles per second.
     n_tokens, dim
-        Of the spot's own tile, after thinning.
+        Tokens of the spot's own tile, after thinning, and their width.
     """
 
     tiles_per_s: float
@@ -37,14 +38,14 @@ class Encoding:
 
 
 def measure_encoder(name: str, tokens: str, device: str, tiles_per_s: float | None = None) -> Encoding:
-    """Encode noise for two seconds; with random weights where the encoder's own are to be downloaded.
+    """Encode noise for two seconds, with random weights for encoders that require a download.
 
     Parameters
     ----------
     name, tokens, device
         As in :func:`gdml.pp.embed`.
     tiles_per_s
-        Rate, where it is known; then one tile is encoded, for its shape.
+        Rate, if it is known; a single tile is then encoded for its shape.
     """
     downloaded = name.startswith(("uni", "timm:"))
     on = resolve_device(device)
@@ -72,7 +73,7 @@ def noise(encoding: Encoding, n_genes: int) -> SpotData:
     n = _SIDE**2
     grid = torch.stack([torch.arange(n) // _SIDE, torch.arange(n) % _SIDE], 1)
     counts = torch.randint(20, (n, n_genes)).float()
-    return SpotData(
+    return SpotData.in_memory(
         tokens=torch.randn(n, encoding.n_tokens, encoding.dim).half(),
         pooled=torch.randn(n, encoding.dim).half(),
         neighbors=torch.randn(n, 25, encoding.dim).half(),
@@ -88,17 +89,14 @@ def noise(encoding: Encoding, n_genes: int) -> SpotData:
 
 
 def measure_training(candidate: Candidate, data: SpotData, device: str) -> float:
-    """Spots a second in training: two further epochs on ``data``."""
-    on = resolve_device(device)
-    fabric = make_fabric(on, bf16=use_bf16(on, "auto"))
+    """Spots per second in training: two further epochs on ``data``."""
+    fabric = make_fabric(device)
     rows = torch.arange(len(data))
     spent = []
     for epochs in (1, 3):
         loop = replace(candidate.loop, max_epochs=epochs)
         start = time.perf_counter()
-        train(
-            lambda: candidate.model(candidate.config, shape_of(data)), data, rows, loop, fabric, seed=0, name="timing"
-        )
+        train(lambda: candidate.model(candidate.config, data.shape()), data, rows, loop, fabric, seed=0, name="timing")
         spent.append(time.perf_counter() - start)
     return 2 * len(data) / max(spent[1] - spent[0], 1e-3)
 
@@ -115,7 +113,7 @@ def training_seconds(
     device: str,
     spots_per_s: float | None = None,
 ) -> dict[str, float]:
-    """Seconds that each learnt model takes at most, if no run stops early; none for models in closed form.
+    """Upper bound of the training time of each model, seconds; without models in closed form.
 
     Parameters
     ----------
@@ -126,9 +124,9 @@ def training_seconds(
     n_train
         Training spots of a fold.
     n_folds, n_seeds, n_genes, max_epochs, device
-        Of the comparison.
+        Parameters of the comparison.
     spots_per_s
-        Rate of all models, where it is known.
+        Rate of all models, if it is known.
     """
     found, data = {}, None
     for candidate in make_candidates(models, {}, max_epochs):

@@ -1,4 +1,4 @@
-"""What a table needs, found out before anything is downloaded: files, access, disk, time."""
+"""Requirements of a table, checked before anything is downloaded: files, access, disk, time."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ _TILES_A_SPOT = {"exact": 25, "lattice": 4}  # docs/guide/encoders.md: about 4 o
 
 @dataclass
 class Needs:
-    """What is missing, and what the run will take.
+    """Missing files, and estimates of disk and time.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ class Needs:
 
     @property
     def nothing_to_fetch(self) -> bool:
-        """Whether all is there."""
+        """Whether nothing needs to be downloaded."""
         return not self.weights and not any(self.files.values())
 
 
 def find_needs(wanted: Mapping[str, tuple[PaperSet, Sequence[str]]], folder: Path, encoder: str) -> Needs:
-    """Look what is there, and ask the hub for the rest.
+    """Find missing files, and query the hub for their sizes.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def find_needs(wanted: Mapping[str, tuple[PaperSet, Sequence[str]]], folder: Pat
     PermissionError
         If the hub grants no access to a gated repository.
     ConnectionError
-        If it can't be reached.
+        If the hub cannot be reached.
     """
     needs = Needs(weights=weights_to_fetch(encoder))
     for name, (paper_set, slides) in wanted.items():
@@ -94,7 +94,7 @@ def add_features(needs: Needs, encoding: Encoding, neighbors: str) -> None:
 
 
 def missing_files(paper_set: PaperSet, slides: Sequence[str], folder: Path) -> list[str]:
-    """Files of the slides that are not there, as paths in their repository."""
+    """Missing files of the slides, as paths in their repository."""
     if paper_set.hest:
         absent = [path for path in files_of(slides) if not (folder / "hest" / path).is_file()]
         # the table alone is missing: asking for a small file of the set brings it
@@ -106,7 +106,7 @@ def missing_files(paper_set: PaperSet, slides: Sequence[str], folder: Path) -> l
 
 
 def check_disk(needs: Needs, folder: Path) -> None:
-    """Refuse where the disks are too small.
+    """Raise an error if a disk is too small.
 
     Raises
     ------
@@ -117,10 +117,10 @@ def check_disk(needs: Needs, folder: Path) -> None:
     amounts = [(folder, needs.download), (gdml.settings.cache_dir, needs.features), (hub, needs.weights)]
     asked: dict[int, int] = {}
     for path, amount in amounts:
-        there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-        disk = there.stat().st_dev
+        existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+        disk = existing.stat().st_dev
         asked[disk] = asked.get(disk, 0) + amount
-        free = shutil.disk_usage(there).free
+        free = shutil.disk_usage(existing).free
         if asked[disk] > free:
             raise OSError(
                 f"The disk of {str(path)!r} has {free / 1e9:.1f} GB free; {asked[disk] / 1e9:.1f} GB are needed. Name "
@@ -129,14 +129,14 @@ def check_disk(needs: Needs, folder: Path) -> None:
 
 
 def report_needs(needs: Needs, *, mbit_s: float | None) -> None:
-    """Print what will be needed, and how that was found out."""
+    """Print the requirements, and how they were estimated."""
     size = lambda n: f"{n / 1e9:.2f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB"
     n_files = sum(map(len, needs.files.values()))
     print("What this run needs:")
     print(f"- download: {n_files} files, {size(needs.download)}; encoder weights {size(needs.weights)}")
     if not needs.nothing_to_fetch:
         total = needs.download + needs.weights
-        print(f"  time: {clock(total * 8 / mbit_s / 1e6) if mbit_s else 'say --mbit-s, the rate of your connection'}")
+        print(f"  time: {clock(total * 8 / mbit_s / 1e6) if mbit_s else 'pass --mbit-s, the rate of your connection'}")
     print(f"- features: {needs.spots} spots, {needs.tiles} tiles, {size(needs.features)} (less what is stored already)")
     print(f"  time: {clock(needs.tiles / needs.tiles_per_s)} at {needs.tiles_per_s:.3g} tiles/s, without reading them")
     if needs.training:
@@ -147,7 +147,7 @@ def report_needs(needs: Needs, *, mbit_s: float | None) -> None:
 
 
 def clock(seconds: float) -> str:
-    """Duration for reading."""
+    """Format a duration."""
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (float("inf"), 3600, "h")):
         if seconds < limit:
             return f"{seconds / unit:.0f} {name}"

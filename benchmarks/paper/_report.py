@@ -1,4 +1,4 @@
-"""Measured figures beside published ones."""
+"""Tables of measured and published scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def measured(found: Any) -> dict[str, list[tuple[float, float]]]:
 
 
 def print_table(first: str, names: Sequence[Any], ours: Mapping[Any, Row], theirs: Mapping[Any, Row]) -> None:
-    """Print a row for each name, ours and the paper's side by side."""
+    """Print a row per name with measured and published scores."""
     print(f"| {first} | " + " | ".join(f"{m}, measured | published" for m in METRICS.values()) + " |")
     print("|---|" + "---|" * (2 * len(METRICS)))
     for name in names:
@@ -30,7 +30,7 @@ def _cells(row: Row | None) -> list[str]:
 
 
 def cell(value: float | tuple[float, float]) -> str:
-    """Write a number with what is behind its plus-minus sign, where it has one."""
+    """Format a number, with its standard deviation if it has one."""
     mean, spread = value if isinstance(value, tuple) else (value, float("nan"))
     if mean != mean:
         return "-"
@@ -38,26 +38,26 @@ def cell(value: float | tuple[float, float]) -> str:
 
 
 def print_caveats(n_slides: int, n_all: int, options: Any, found: Any, note: str = "") -> None:
-    """Say in which ways the measured figures are not the published ones."""
+    """Print how the measured scores differ from the published ones."""
     tiles = "224 px as they are" if options.paper_tiles else "112 um"
     print(
         f"Measured: {n_slides} of {n_all} slides, encoder {options.encoder}, tiles of {tiles}, {PROTOCOLS[found.protocol]}."
     )
     print("Published: all slides, encoder UNI, the epoch selected on the test fold; PCC(H) ranked on the test folds,")
-    print("and so is ours here. ± is the standard deviation over folds; the paper does not say what its own is.")
+    print("and so is ours here. ± is the standard deviation over folds; the paper does not define its own.")
     print_if_another(n_slides < n_all, options)
     print(" ".join(filter(None, (found.note, note))))
 
 
 def print_if_another(other_slides: bool, options: Any) -> None:
-    """Say clearly where slides, encoder or tiles are not the paper's."""
+    """Print a warning if slides, encoder or tiles differ from those of the paper."""
     differ = {"slides": other_slides, "encoder": options.encoder != "uni", "tiles": not options.paper_tiles}
     if any(differ.values()):
         names = " and ".join(name for name, other in differ.items() if other)
-        print(f"NOT THE SAME EXPERIMENT ({names} differ): a difference from the paper says nothing of a model.")
+        print(f"NOT THE SAME EXPERIMENT ({names} differ): differences from the paper do not describe the model.")
 
 
 def print_failed(found: Any) -> None:
-    """Print the runs that failed, so that none is missed."""
+    """Print the runs that failed."""
     for row in found.runs[found.runs["status"] == "failed"].itertuples():
         print(f"FAILED: {row.model}, {row.fold}, seed {row.seed}: {str(row.error).strip().splitlines()[-1]}")

@@ -27,7 +27,7 @@ class PaperSet:
     hest
         Whether the source is HEST-1k; else the repository of HER2ST.
     note
-        What has to be said of it.
+        Caveat printed with its scores.
     """
 
     name: str

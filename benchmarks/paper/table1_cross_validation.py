@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = gdml.tl.cross_validate(
             sets[options.set],
             models,
-            groups="patient",
+            group_key="patient",
             folds=folds,
             protocol=protocol,
             seeds=options.seeds,

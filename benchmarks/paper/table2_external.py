@@ -22,7 +22,7 @@ from _report import cell, print_if_another
 from _sets import HER2ST, VISIUM
 
 import gdml
-from gdml.tl._runs import run_digest
+from gdml._provenance import provenance_key
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = options.slides or list(VISIUM.patients)
         scored = replace(VISIUM, patients={name: VISIUM.patients.get(name, "") for name in names})
     if set(train) & set(names):
-        raise ValueError(f"--test-sections: {', '.join(sorted(set(train) & set(names)))} would be learnt from, too.")
+        raise ValueError(f"--test-sections: {', '.join(sorted(set(train) & set(names)))} are also training sections.")
     models = model_options(options.models, "her2st", options.preset)
     wanted = {"train": (HER2ST, train), "test": (scored, names)}
     sets = prepare(options, wanted, models, n_folds=1)
@@ -51,20 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if scored.note:
         print(scored.note)
     print("| model | slide | genes | " + " | ".join(METRICS.values()) + " |\n|---|---|---|" + "---|" * len(METRICS))
-    for label, said in models.items():
+    for label, chosen in models.items():
         for seed in range(options.seeds):
-            trained = _trained(sets["train"], said, seed, train, options)
+            trained = _trained(sets["train"], chosen, seed, train, options)
             for name in names:
                 _print_scores(f"{label}, seed {seed}" if options.seeds > 1 else label, name, sets["test"], trained)
         for number, row in enumerate(EXTERNAL.get(label, ()), start=1):
             print(f"| {label}, published | Visium-{number} | | " + " | ".join(map(cell, row)) + " |")
 
 
-def _trained(adata: ad.AnnData, said: Mapping[str, Any], seed: int, slides: Sequence[str], options: Namespace) -> Any:
-    """Model that was trained before, or a new one."""
+def _trained(adata: ad.AnnData, chosen: Mapping[str, Any], seed: int, slides: Sequence[str], options: Namespace) -> Any:
+    """Load the model if it was trained before, else train it."""
     labels = normalization(options)
     about = {
-        "model": dict(said),
+        "model": dict(chosen),
         "seed": seed,
         "slides": list(slides),
         "labels": labels,
@@ -73,16 +73,16 @@ def _trained(adata: ad.AnnData, said: Mapping[str, Any], seed: int, slides: Sequ
         "max_epochs": options.max_epochs,
         "gdml": gdml.__version__,
     }
-    place = options.folder / "models" / f"{said['model']}-{run_digest(about)}"
+    place = options.folder / "models" / f"{chosen['model']}-{provenance_key(about, size=8)}"
     if (place / "model.json").is_file():
         return gdml.load(place)
     if "gdml_measured" not in adata.obsm:
         gdml.pp.normalize(adata, **labels)
     return gdml.tl.fit(
         adata,
-        said["model"],
-        preset=said.get("preset"),
-        groups="patient",
+        chosen["model"],
+        preset=chosen.get("preset"),
+        group_key="patient",
         max_epochs=options.max_epochs,
         seed=seed,
         device=options.device,

@@ -33,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paper_set = SETS[options.set]
     slides = list(paper_set.choose(options.sections))
     folds = paper_set.splits(slides)
-    said = model_options([MODEL], options.set, options.preset)[MODEL]
-    said["config"] = options.config
+    chosen = model_options([MODEL], options.set, options.preset)[MODEL]
+    chosen["config"] = options.config
     grids = gdml.models.GeneDML.published_grids(
-        gdml.models.GeneDML.presets[said["preset"]] if "preset" in said else gdml.models.GeneDMLConfig()
+        gdml.models.GeneDML.presets[chosen["preset"]] if "preset" in chosen else gdml.models.GeneDMLConfig()
     )
     unknown = [name for name in options.fields if name not in grids]
     if unknown:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets = prepare(
         options,
         {options.set: (paper_set, slides)},
-        {MODEL: said},
+        {MODEL: chosen},
         n_folds=len(folds),
         n_runs=n_variants * len(options.protocol),
     )
@@ -58,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sets[options.set],
             MODEL,
             grid,
-            preset=said.get("preset"),
+            preset=chosen.get("preset"),
             config=options.config,
             max_epochs=options.max_epochs,
-            groups="patient",
+            group_key="patient",
             folds=folds,
             protocol=protocol,
             seeds=options.seeds,

@@ -1,4 +1,4 @@
-"""What a user sees while a verb runs, and the line it leaves."""
+"""Progress bars, and the line that each verb leaves at scanpy's default verbosity."""
 
 import sys
 from typing import Any
@@ -7,12 +7,12 @@ from tqdm import tqdm
 
 
 def tell(message: str) -> None:
-    """Leave a line that matters, shown at scanpy's default verbosity (``sc.settings.verbosity >= 1``).
+    """Write a line to scanpy's log file if ``sc.settings.verbosity`` is at least 1, its default.
 
     Parameters
     ----------
     message
-        One line: what was done, with which defaults, and where it lies.
+        One line: what was done, with which defaults, and where the result is.
     """
     from scanpy import settings
 
@@ -21,27 +21,54 @@ def tell(message: str) -> None:
 
 
 def bar(total: int | None = None, *, desc: str, unit: str, **options: Any) -> "tqdm[Any]":
-    """Progress bar of text, which needs no widget package; silent where nobody watches.
+    """Progress bar in plain text on standard error, for terminals and notebooks.
+
+    It is disabled where standard error is neither, and if ``sc.settings.verbosity`` is 0.
 
     Parameters
     ----------
     total
-        Steps; None where they are not known yet.
+        Number of steps; None if unknown.
     desc, unit
-        What is done, and what one step is.
+        Label of the bar, and of one step.
     **options
-        Of :class:`tqdm.tqdm`.
+        Passed to :class:`tqdm.tqdm`.
 
     Returns
     -------
     The bar, to be used as a context manager.
     """
-    return tqdm(total=total, desc=desc, unit=unit, disable=not _watched(), dynamic_ncols=True, **options)
+    in_notebook = _in_notebook()
+    disable = not (in_notebook or sys.stderr.isatty()) or _silenced()
+    return (_NotebookBar if in_notebook else tqdm)(
+        total=total, desc=desc, unit=unit, disable=disable, dynamic_ncols=True, **options
+    )
 
 
-def _watched() -> bool:
-    """Whether a person sees standard error: a terminal, or a notebook; and scanpy is not silenced."""
+class _NotebookBar(tqdm):
+    """Bar on a single line: notebooks cannot move the cursor up, so inner bars are shown at the end of the outer one."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        outer = next((one for one in self._instances if not one.pos), None)
+        if not self.pos or outer is None or outer is self:
+            return super().display(msg, pos)
+        of_total = "" if self.total is None else f"/{self.total}"
+        outer.set_postfix_str("" if msg == "" else f"{self.desc.removesuffix(': ')} {self.n}{of_total}")
+        return True
+
+    def close(self) -> None:
+        if self.pos:
+            self.leave = False
+        super().close()
+
+
+def _in_notebook() -> bool:
+    """Whether the code runs in a Jupyter kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def _silenced() -> bool:
     scanpy = sys.modules.get("scanpy")
-    if scanpy is not None and int(scanpy.settings.verbosity) < 1:
-        return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    return scanpy is not None and int(scanpy.settings.verbosity) < 1

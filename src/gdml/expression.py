@@ -259,3 +259,7 @@ def rank_genes(
     kept = np.flatnonzero(keep)
     total = np.asarray(matrix.sum(0), np.float64).ravel()[kept]
     return kept[np.lexsort((names[kept], -total))]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

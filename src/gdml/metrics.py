@@ -234,3 +234,7 @@ def pcc_h(pcc: ArrayLike, genes: ArrayLike) -> float:
     The mean; NaN if no gene has a correlation.
     """
     return pcc_a(_by_fold(pcc)[:, np.asarray(genes, dtype=np.intp)])
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

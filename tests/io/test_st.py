@@ -143,7 +143,7 @@ def replace(frame, row, column, value):
         (lambda c: replace(c, 2, 1, -1), r"1 value.*negative.*-1.0 at spot '2x7', gene 'G1'.*raw counts"),
         (lambda c: replace(c, 0, 0, 0.5), r"not whole.*0.5 at spot '2x5'"),
         (lambda c: replace(c, 0, 0, "nan"), "missing"),
-        (lambda c: replace(c, 1, 1, "many"), "line 3 .* no number"),
+        (lambda c: replace(c, 1, 1, "many"), "line 3 .* not a number"),
         (lambda c: c.rename(columns={"G1": "G0"}), "1 gene name.*more than once.*G0"),
         (lambda c: c.rename(index={"2x6": "2x5"}), "1 spot name.*more than once.*2x5"),
         (lambda c: c.T, "transpose it"),
@@ -200,7 +200,7 @@ def test_ragged_and_empty_tables(section):
     with pytest.raises(ValueError, match="line 14 .* has 2 values"):
         read_st(*paths)
     paths[1].write_text("")
-    with pytest.raises(ValueError, match="no readable table"):
+    with pytest.raises(ValueError, match="not a readable table"):
         read_st(*paths)
 
 

@@ -78,6 +78,9 @@ class FakeResult:
     Three splits (two slides, four, one), three seeds; the first of ``models`` is the best, the last the worst.
     """
 
+    group_key = "patient"
+    groups = None  # number of patients; None: a result without the columns on intervals
+
     def __init__(self, models, optimistic=False, slides=None, n_genes=60):
         rng = np.random.default_rng(0)
         folds = slides or {"B4+C to C6": ["C6", "C5"], "B4 to C": ["C2", "C3", "C4", "C6"], "C to B4": ["B4"]}
@@ -114,6 +117,10 @@ class FakeResult:
         by = long.groupby(keys, sort=False)["value"]
         half = 1.96 * by.std() / np.sqrt(by.size())  # NaN for a single slide
         table = pd.DataFrame({"mean": by.mean(), "low": by.mean() - half, "high": by.mean() + half, "sd_seeds": 0.01})
+        if self.groups is not None:
+            table["n_groups"], table["n_slides"] = self.groups, by.size()
+            over = "groups" if self.groups >= 5 else "slides"
+            table["interval_over"] = pd.Series(over, table.index).where(by.size() > 1)
         return table.reset_index()
 
 

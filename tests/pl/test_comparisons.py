@@ -68,6 +68,28 @@ def test_the_floor_is_a_line_through_ridge(compared):
     assert not any("ridge" in text for text in texts)
 
 
+def legend(ax):
+    return [text.get_text().replace("\n", " ") for text in ax.get_legend().get_texts()]
+
+
+def test_the_legend_says_what_intervals_are_over(compared, ablated):
+    for result, draw in ((compared, pl.benchmark), (ablated, pl.ablation)):
+        for groups, label in (
+            (None, "mean, bootstrap interval"),
+            (2, "mean, interval over 7 slides (2 patients)"),
+            (1, "mean, interval over 7 slides (1 patient)"),
+            (8, "mean, interval over 8 patients"),
+        ):
+            result.groups = groups
+            assert legend(draw(result)[-1])[0] == label
+    compared.groups, compared.group_key = 2, None
+    assert legend(pl.benchmark(compared)[-1])[0] == "mean, interval over 7 slides (2 groups)"
+    axes = pl.benchmark(compared, folds=["B4 to C", "C to B4"])  # four slides and one
+    assert legend(axes[1])[0] == "mean, interval over slides (2 groups)"
+    axes = pl.benchmark(compared, folds="C to B4")
+    assert legend(axes[1])[0] == "mean (1 slide, 2 groups)"
+
+
 def test_order_chooses_models(compared):
     axes = pl.benchmark(compared, order=["ridge", "egn"])
     assert rows(axes[0])[0] == ["ridge", "egn"]
@@ -195,7 +217,7 @@ def test_bad_arguments_of_ablation(ablated, compared):
     with pytest.raises(ValueError, match="`ax` holds 1 axes, but 3"):
         pl.ablation(ablated, ax=plt.subplots()[1])
     ablated.variants = ablated.variants.loc[["default"]]
-    with pytest.raises(ValueError, match="the default alone"):
+    with pytest.raises(ValueError, match="the default only"):
         pl.ablation(ablated)
     with pytest.raises(TypeError, match="gdml.tl.ablate"):
         pl.ablation(compared)

@@ -156,6 +156,9 @@ def test_return_values(shared):
         ({"color": "total", "cmap": "virids"}, ValueError, "Did you mean 'viridis'"),
         ({"pairs": True, "expression": False}, KeyError, "gdml.tl.retrieve"),
         ({"basis": "empty", "expression": False}, ValueError, "0 rows without NaN"),
+        ({"size": "3"}, TypeError, "`size` must be a number, found '3'"),
+        ({"pairs": "10"}, TypeError, "`pairs` must be a whole number .*found '10'"),
+        ({"seed": "0"}, TypeError, "`seed` must be a whole number"),
         ({"ax": []}, ValueError, "`ax` holds 0 axes, but 1"),
     ],
 )

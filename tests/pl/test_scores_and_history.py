@@ -71,6 +71,8 @@ def test_gene_scores_return_values_and_errors(scored):
     assert pl.gene_scores(scored, ax=own, return_fig=True) is figure
     with pytest.raises(KeyError, match="gdml.tl.evaluate"):
         pl.gene_scores(scored, key="other")
+    with pytest.raises(TypeError, match="`n_labels` must be a whole number .*found '6'"):
+        pl.gene_scores(scored, n_labels="6")
     scored.uns["gdml"]["evaluate"]["pcc"][:] = np.nan
     with pytest.raises(ValueError, match="all are constant"):
         pl.gene_scores(scored)

@@ -76,6 +76,31 @@ def test_measured_expression_is_found(compared_maps):
     assert headings(axes) == ["one", "two"] and not any(ax.get_title() for ax in axes)
 
 
+def test_what_was_evaluated_comes_before_what_was_learned(compared_maps):
+    table = compared_maps.obsm["gdml_measured"]
+    compared_maps.obsm["gdml_one_measured"] = table * 2
+    compared_maps.obsm["gdml_three_evaluated"] = table * 3
+    for keys, factor in ((KEYS[:2], 2), (KEYS, 3), (KEYS[1:2], 1)):
+        axes = pl.spatial_pred(compared_maps, "A", key=keys, scale=None)
+        np.testing.assert_allclose(drawn(axes[0]), table["A"][:48] * factor)
+    compared_maps.uns |= {"gdml_three": {"predict": {"normalization": {"log": "2"}}}}
+    pl.spatial_pred(compared_maps, "A", key="gdml_three")  # evaluated on the scale of the predictions: no warning
+    compared_maps.uns |= {"gdml_one": {"predict": {"normalization": {"log": "e"}}}}
+    with pytest.warns(UserWarning, match="'gdml_one'.*different scales.*key='gdml_one'"):
+        pl.spatial_pred(compared_maps, "A", key=KEYS)
+
+
+def test_the_default_key_names_the_predictions_of_a_comparison(compared_maps):
+    with pytest.raises(KeyError, match="'gdml', but .*Did you mean 'gdml_"):
+        pl.spatial_pred(compared_maps, "A")
+    with pytest.raises(KeyError, match=r"predictions are under 'gdml_one', .*evaluate\(adata, key='gdml_one'\)"):
+        pl.gene_scores(compared_maps)
+    with pytest.raises(KeyError, match=r"run gdml.tl.evaluate\(adata, key='gdml_two'\)"):
+        pl.gene_scores(compared_maps, key="gdml_two")
+    with pytest.raises(KeyError, match=r"run gdml.tl.predict\(adata, model\) and then"):
+        pl.gene_scores(ad.AnnData())
+
+
 def test_tiles_are_found_under_the_common_key(compared_maps):
     compared_maps.uns["gdml"] = {"tiles": {"library_key": "slide", "slides": {"s1": {"um_per_px": 5.0}}}}
     compared_maps.obs["slide"] = compared_maps.obs.pop("library_id")
@@ -134,6 +159,8 @@ def test_own_axes_for_columns(compared_maps):
         ({"key": ["gdml_one", "gdml_tow"]}, KeyError, "`key` names 'gdml_tow'.*Did you mean 'gdml_two'"),
         ({"key": []}, ValueError, "`key` is empty"),
         ({"key": KEYS, "ncols": 2}, ValueError, "`ncols` is 2"),
+        ({"key": KEYS[0], "ncols": "2"}, TypeError, "`ncols` must be a whole number .*found '2'"),
+        ({"key": KEYS[0], "size": "1"}, TypeError, "`size` must be a number, found '1'"),
         ({"key": KEYS, "labels": {"two": "x"}}, KeyError, "`labels` names 'two'.*Did you mean 'gdml_two'"),
         ({"key": KEYS, "genes": "C"}, KeyError, "`genes` names 'C'"),
         ({"key": "gdml_tow"}, KeyError, "gdml.tl.predict"),  # measured expression alone is not what was asked for
@@ -207,7 +234,7 @@ def test_scores_under_several_keys():
     assert [list(line.get_ydata()) for line in marks] == [pytest.approx([0.6]), pytest.approx([0.7])]
     with pytest.raises(KeyError, match="'C', which has no correlation"):
         pl.gene_scores(made, key=["gdml_one", "gdml_two"], genes=["C"])
-    with pytest.raises(ValueError, match="6 at most"):
+    with pytest.raises(ValueError, match="at most 6"):
         pl.gene_scores(made, key=["gdml_one", "gdml_two"], genes=list("ABCDEFG"))
     with pytest.raises(KeyError, match="'gdml_three'.*gdml.tl.evaluate"):
         pl.gene_scores(made, key=["gdml_one", "gdml_three"])

@@ -173,6 +173,16 @@ def test_bad_arguments(adata, kwargs, error, says):
         pl.spatial_pred(adata, **{"genes": "A"} | kwargs)
 
 
+def test_slides_may_be_named_by_numbers(adata):
+    adata.obs["library_id"] = np.repeat([6, 7], 48)
+    adata.uns["spatial"] = {6: adata.uns["spatial"]["s1"], 7: adata.uns["spatial"]["s2"]}
+    for named in (6, "6", [6]):
+        axes = pl.spatial_pred(adata, "A", library_id=named)
+        assert len(axes) == 2 and axes[0].texts[0].get_text()  # its scale factors are found
+    with pytest.raises(KeyError, match="unknown slide '8'"):
+        pl.spatial_pred(adata, "A", library_id=8)
+
+
 def test_missing_image_is_told(adata):
     adata.uns["spatial"]["s1"]["images"] = {}
     with pytest.raises(KeyError, match="img=False"):

@@ -1,4 +1,4 @@
-"""Paint a made-up tissue as haematoxylin and eosin would show it."""
+"""Render a synthetic tissue as stained with haematoxylin and eosin."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ Map = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Stain:
-    """How one laboratory stains: strength and colour (absorption of RGB) of the two stains."""
+    """Strength and colour (absorption of RGB) of the two stains."""
 
     haematoxylin: float
     eosin: float
@@ -28,7 +28,7 @@ class Stain:
 
 
 def draw_stain(rng: np.random.Generator) -> Stain:
-    """Draw the stain of a patient: strengths differ by some 10 %, colours by a few degrees."""
+    """Draw the stain of a patient: strengths vary by about 10 %, colours by a few degrees."""
 
     def colour(mean: NDArray[np.float64]) -> NDArray[np.float64]:
         shifted = mean + rng.normal(0, 0.025, 3)
@@ -38,7 +38,7 @@ def draw_stain(rng: np.random.Generator) -> Stain:
 
 
 def render(tissue: Tissue, stain: Stain, um_per_px: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Paint a tissue; (height, width, 3)."""
+    """Render a tissue, (height, width, 3)."""
     n = round(tissue.side / um_per_px)
     cells = _enlarge(tissue.fields["nuclei"], n)
     fibre, direction = _fibres(rng, n, um_per_px)
@@ -46,10 +46,10 @@ def render(tissue: Tissue, stain: Stain, um_per_px: float, rng: np.random.Genera
     lumen = tissue.lumen_distance((np.arange(n) + 0.5) * um_per_px, um_per_px)
 
     rough = rng.standard_normal((n // 12, n // 12))
-    there = _step(_enlarge(tissue.inside, n) + 2 * _enlarge(rough, n), 2.5)
-    there *= 0.07 + 0.93 * _step(lumen, 0.8)  # lumens hold a little secretion
+    tissue_map = _step(_enlarge(tissue.inside, n) + 2 * _enlarge(rough, n), 2.5)
+    tissue_map *= 0.07 + 0.93 * _step(lumen, 0.8)  # lumens hold a little secretion
     # clefts between the fibres of loose stroma
-    there *= 1 - 0.8 * _step(-fibre - 1.6 - 1.6 * cells, 0.15) * _step(lumen - 14, 2.0)
+    tissue_map *= 1 - 0.8 * _step(-fibre - 1.6 - 1.6 * cells, 0.15) * _step(lumen - 14, 2.0)
     epithelium = 1 - _step(lumen - 11, 1.5)
 
     nuclei = _nuclei(tissue, rng, n, um_per_px, direction)
@@ -57,8 +57,8 @@ def render(tissue: Tissue, stain: Stain, um_per_px: float, rng: np.random.Genera
     h += 0.05 + 0.13 * cells + 0.1 * epithelium + 0.015 * speckle
     e = (0.27 + (0.11 - 0.08 * cells) * fibre) * (1 - 0.35 * epithelium) + 0.02 * speckle
     e = np.maximum(e, 0.04) * _enlarge(strength(tissue.fields["eosin"]), n) * (1 - 0.5 * np.minimum(nuclei, 1))
-    h *= there * stain.haematoxylin
-    e *= there * stain.eosin
+    h *= tissue_map * stain.haematoxylin
+    e *= tissue_map * stain.eosin
 
     rgb = np.empty((n, n, 3), np.uint8)
     grain = rng.standard_normal((n, n), dtype=np.float32) * 1.5
@@ -129,6 +129,6 @@ def _nuclei(tissue: Tissue, rng: np.random.Generator, n: int, um_per_px: float, 
     out = np.zeros(width * width, np.float32)
     for di, dj in np.argwhere(stamps.any(0)):
         at = (i + di) * width + j + dj
-        # two nuclei hardly ever share a centre pixel, so one write a nucleus and offset is enough
+        # two nuclei rarely share a centre pixel, so that one write per nucleus and offset is enough
         out[at] = np.maximum(out[at], stamps[kind, di, dj])
     return out.reshape(width, width)[r:-r, r:-r]

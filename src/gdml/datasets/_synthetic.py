@@ -95,8 +95,8 @@ def synthetic(
     for name, value, least in (("n_patients", n_patients, 1), ("grid", grid, 3), ("n_genes", n_genes, 4)):
         check_count(name, value, at_least=least)
     check_count("n_slides", n_slides, at_least=n_patients, hint="give at least one slide per patient")
-    for name, value in (("learnable", learnable), ("depth", depth), ("um_per_px", um_per_px)):
-        check_number(name, value)
+    for name, number in (("learnable", learnable), ("depth", depth), ("um_per_px", um_per_px)):
+        check_number(name, number)
     if not 0 <= learnable <= 1:
         raise ValueError(f"`learnable` is {learnable}; it must be a fraction of the genes, 0 to 1.")
     if not depth > 0:
@@ -187,7 +187,7 @@ def _genes(
     names, driver = names + noise, driver + ["none"] * len(noise)
 
     mean = rng.lognormal(0, 0.35, n_genes)
-    mean[1 : 2 * n_pairs : 2] = mean[: 2 * n_pairs : 2]  # the two of a pair add up to a constant
+    mean[1 : 2 * n_pairs : 2] = mean[: 2 * n_pairs : 2]  # genes of a pair add up to a constant
     mean /= mean.sum()
     center, scale, strength = drivers.mean(0), drivers.std(0), 1.2
     share = mean * 2 * expit(strength * ((drivers - center) / scale) @ weights.T)
@@ -209,7 +209,7 @@ def _genes(
 def _draw_counts(
     share: NDArray[np.float64], total: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Draw expected counts, with spots of unequal depth, and negative binomial counts of them."""
+    """Draw expected counts with unequal depth of spots, and negative binomial counts."""
     rate = share * total * rng.lognormal(0, 0.25, (len(share), 1))
     counts = rng.poisson(rate * rng.gamma(60, 1 / 60, rate.shape))
     return rate.astype(np.float32), counts.astype(np.float32)

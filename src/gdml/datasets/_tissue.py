@@ -1,4 +1,4 @@
-"""A made-up tissue: where its nuclei and glands lie and what its stains do, all in micrometres."""
+"""Layout of a synthetic tissue: nuclei, glands and stain fields, in micrometres."""
 
 from dataclasses import dataclass
 
@@ -20,14 +20,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tissue:
-    """Layout of one slide; positions (x, y) and lengths in um, maps (rows, columns) of ``STEP_UM`` a cell.
+    """Layout of a slide; positions (x, y) and lengths in um, maps (rows, columns) with cells of ``STEP_UM``.
 
     Parameters
     ----------
     side
         Width and height of the slide.
     inside
-        Map, above 0 where there is tissue: about the distance to its edge.
+        Map, positive within the tissue: approximate distance to its edge.
     fields
         Map of each driver, in [0, 1], every value equally frequent.
     nuclei
@@ -53,9 +53,9 @@ class Tissue:
         return map_coordinates(coarse, (xy[:, ::-1] / STEP_UM - 0.5).T, order=1, mode="nearest")
 
     def drivers(self, xy: Array, diameter: float) -> Array:
-        """Measure what drives expression in the discs of the given diameter at ``xy``, (n, 4), as ``DRIVERS`` lists.
+        """Drivers of expression in discs of the given diameter at ``xy``, (n, 4), in the order of ``DRIVERS``.
 
-        Nuclei per mm2, mean strength of haematoxylin and of eosin (1 is usual), share of the area that is lumen.
+        Nuclei per mm2, mean strength of haematoxylin and of eosin (1 on average), fraction of the area that is lumen.
         """
         n = self.inside.shape[0]
         edges = np.arange(n + 1) * STEP_UM
@@ -78,7 +78,7 @@ class Tissue:
         return np.stack([m[cells[..., 1], cells[..., 0]].mean(1) for m in maps], 1)
 
     def lumen_distance(self, centre: NDArray[np.floating], pixel: float) -> NDArray[np.float32]:
-        """Distance in um to the edge of the nearest lumen, negative within one, cut off at 20; (n, n) pixels."""
+        """Distance in um to the edge of the nearest lumen, negative inside, at most 20; (n, n) pixels."""
         out = np.full((len(centre), len(centre)), 20, np.float32)
         for (x, y), radius in zip(self.lumens, self.radii, strict=True):
             reach = int((1.3 * radius + 20) / pixel) + 1
@@ -143,7 +143,7 @@ def smooth_field(rng: np.random.Generator, n: int, sigma: float) -> Array:
 
 
 def _without_overlap(xy: Array, radii: Array, gap: float) -> tuple[Array, Array]:
-    """Leave out the smaller of each two discs that come closer than ``gap``."""
+    """Remove the smaller of any two discs that are closer than ``gap``."""
     apart = np.hypot(*(xy[:, None] - xy).transpose(2, 0, 1)) - radii[:, None] - radii
     larger = (radii > radii[:, None]) & (apart < gap)
     free = ~larger.any(1)

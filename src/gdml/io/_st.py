@@ -13,7 +13,7 @@ from scanpy import logging as logg
 from scipy import sparse
 
 from gdml import _keys
-from gdml._errors import some
+from gdml._errors import check_number, some
 
 from .visium_layout import pitch_px, visium_entry
 
@@ -32,21 +32,21 @@ def read_st(
 ) -> ad.AnnData:
     """Read one section of legacy Spatial Transcriptomics.
 
-    Spots are aligned by name. Those in only one of the two tables, and those that the spot table marks as not
-    selected (``selected`` is 0), are left out and counted in the log.
+    Spots are aligned by name. Spots in only one of the two tables, and spots that are not selected (``selected`` is 0
+    in the spot table), are left out and counted in the log.
 
     Parameters
     ----------
     counts
-        Raw counts, spots x genes, tab-separated (comma-separated where the name says ``.csv``), gzipped or not.
+        Raw counts, spots x genes, tab-separated (comma-separated if the name has ``.csv``), gzipped or not.
         Row names are grid positions ``{x}x{y}``.
     spots
         Spot table, tab-separated, with the columns ``x``, ``y`` (grid), ``pixel_x``, ``pixel_y`` (spot centres,
         full-resolution px) and, if there is one, ``selected``.
     image
-        Full-resolution H&E image that ``pixel_x`` and ``pixel_y`` refer to. It is read for thumbnails only.
+        Full-resolution H&E image that ``pixel_x`` and ``pixel_y`` refer to. Only thumbnails are read from it.
     library_id
-        Name of the section; by default the name of the counts file up to its first point.
+        Name of the section; by default the name of the counts file up to its first dot.
     spot_pitch_um
         Distance between the centres of neighbouring spots, micrometres: 200 for the 1,007-spot arrays.
 
@@ -67,15 +67,16 @@ def read_st(
     FileNotFoundError
         One of the files does not exist.
     ValueError
-        A table is truncated or lacks what is named above; names are duplicated; counts are negative, not whole
-        numbers or missing; positions are not finite; the tables have no spot in common; the image can't be read.
+        A table is truncated or lacks a column; names are duplicated; counts are negative, missing or not whole numbers;
+        positions are not finite; the tables have no spot in common; the image cannot be read.
+    TypeError
+        ``spot_pitch_um`` is not a number.
     """
     counts, spots = Path(counts), Path(spots)
     for argument, path in (("counts", counts), ("spots", spots)):
         if not path.is_file():
             raise FileNotFoundError(f"{argument}: there is no file {str(path)!r}.")
-    if not (np.isfinite(spot_pitch_um) and spot_pitch_um > 0):
-        raise ValueError(f"spot_pitch_um is {spot_pitch_um}; give the micrometres between spot centres, such as 200.")
+    check_number("spot_pitch_um", spot_pitch_um, above=0, hint="micrometres between spot centres, such as 200")
     positions = _read_positions(spots)
     names, genes, values = _read_counts(counts)
     library = counts.name.split(".")[0] if library_id is None else library_id
@@ -123,7 +124,7 @@ def _read_positions(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, OSError) as err:
-        raise ValueError(f"spots: {str(path)!r} is no readable table: {err}") from err
+        raise ValueError(f"spots: {str(path)!r} is not a readable table: {err}") from err
     absent = [c for c in _POSITION_COLUMNS if c not in table]
     if absent:
         raise ValueError(
@@ -135,7 +136,7 @@ def _read_positions(path: Path) -> pd.DataFrame:
     if bad.any():
         raise ValueError(
             f"spots: {int(bad.sum())} row(s) of {str(path)!r} have positions that are not finite or not on the grid, "
-            f"the first in line {int(np.flatnonzero(bad)[0]) + 2}. Mend or remove them."
+            f"the first in line {int(np.flatnonzero(bad)[0]) + 2}. Correct or remove them."
         )
     table[_POSITION_COLUMNS] = numbers
     table.index = pd.Index([f"{int(x)}x{int(y)}" for x, y in numbers[:, :2]])
@@ -151,7 +152,7 @@ def _read_counts(path: Path) -> tuple[list[str], list[str], NDArray[np.float32]]
     separator = "," if ".csv" in path.suffixes else "\t"
     names: list[str] = []
     rows: list[NDArray[np.float32]] = []
-    # by hand: pandas renames duplicated columns silently and is slower on 16,000 of them
+    # not pandas, which renames duplicated columns and is slower on 16,000 of them
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
             header = next(lines, "").rstrip("\r\n").split(separator)
@@ -166,11 +167,11 @@ def _read_counts(path: Path) -> tuple[list[str], list[str], NDArray[np.float32]]
                     rows.append(np.array(values, dtype=np.float32))
                 except ValueError as err:
                     raise ValueError(
-                        f"counts: line {number} of {str(path)!r} has a value that is no number: {err}"
+                        f"counts: line {number} of {str(path)!r} has a value that is not a number: {err}"
                     ) from err
                 names.append(name)
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as err:
-        raise ValueError(f"counts: {str(path)!r} is truncated or corrupt: {err}. Fetch it again.") from err
+        raise ValueError(f"counts: {str(path)!r} is truncated or corrupt: {err}. Download it again.") from err
     if not rows:
         raise ValueError(f"counts: {str(path)!r} has no spots.")
     genes = header[len(header) - len(rows[0]) :]  # R leaves the corner field out

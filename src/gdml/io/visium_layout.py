@@ -1,4 +1,4 @@
-"""One library's entry of ``uns["spatial"]``, as scanpy and squidpy lay it out."""
+"""Entry of a library in ``uns["spatial"]``, in the layout of scanpy and squidpy."""
 
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ def pitch_px(xy: NDArray[np.floating], grid: NDArray[np.floating]) -> float:
 
     Returns
     -------
-    Ratio of the two spreads: it averages over all spots and over both axes, and does not mind a rotated,
-    mirrored or transposed grid. NaN where all spots share one position.
+    Ratio of the two spreads: an average over all spots and both axes, independent of rotation, mirroring and
+    transposition of the grid. NaN if all spots have the same position.
     """
     spread = np.sqrt([((a - a.mean(0)) ** 2).sum() for a in (xy, grid)])
     return float(spread[0] / spread[1]) if spread.all() else float("nan")
@@ -35,12 +35,12 @@ def pitch_px(xy: NDArray[np.floating], grid: NDArray[np.floating]) -> float:
 def thumbnail(path: Path, side: int) -> NDArray[np.uint8]:
     """Image of a file, (height, width, 3), its long side at most ``side`` px; never decoded at full size.
 
-    The orientation tag is left alone: spot positions are given on the pixels as they are stored.
+    The orientation tag is ignored: spot positions refer to the pixels as they are stored.
 
     Raises
     ------
     ValueError
-        The file is no image that libvips reads, or it is truncated.
+        The file is not an image that libvips reads, or is truncated.
     """
     try:
         image = pyvips.Image.thumbnail(
@@ -51,8 +51,8 @@ def thumbnail(path: Path, side: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(image.cast("uchar").numpy())
     except pyvips.Error as err:
         raise ValueError(
-            f"image: {str(path)!r} can't be read as an image; it is truncated or of an unknown format. "
-            f"Fetch or export it again. libvips says: {err}"
+            f"image: {str(path)!r} cannot be read as an image; it is truncated or of an unknown format. "
+            f"Download or export it again. libvips says: {err}"
         ) from err
 
 
@@ -64,9 +64,9 @@ def visium_entry(
     Parameters
     ----------
     image
-        File of the full-resolution image; without it there are neither thumbnails nor their scale factors.
+        File of the full-resolution image; None for an entry without images and their scale factors.
     pitch
-        Centre to centre distance of neighbouring spots, full-resolution px.
+        Distance between centres of neighbouring spots, full-resolution px.
     spot_pitch_um
         The same, micrometres.
     spot_diameter_um
@@ -96,12 +96,12 @@ def image_size(path: Path) -> tuple[int, int]:
     FileNotFoundError
         There is no such file.
     ValueError
-        It is no image that libvips reads.
+        It is not an image that libvips reads.
     """
     if not path.is_file():
         raise FileNotFoundError(f"image: there is no file {str(path)!r}; give the path of the full-resolution image.")
     try:
         header = pyvips.Image.new_from_file(str(path), access="sequential")
     except pyvips.Error as err:
-        raise ValueError(f"image: {str(path)!r} is no image that libvips can read: {err}") from err
+        raise ValueError(f"image: {str(path)!r} is not an image that libvips can read: {err}") from err
     return header.width, header.height

@@ -1,4 +1,4 @@
-"""Plots: maps of expression, scores of genes and of models, the shared space, the course of training."""
+"""Plots: maps of expression, scores of genes and models, the shared space, training history."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

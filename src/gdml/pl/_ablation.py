@@ -1,4 +1,4 @@
-"""What each part of a model is worth: scores against the values of one field at a time."""
+"""Scores of an ablation against the values of each field."""
 
 from collections.abc import Sequence
 from numbers import Number
@@ -22,21 +22,22 @@ from ._results import (
     check_metrics,
     check_names,
     check_result,
+    draw_note,
     explain,
     fold_styles,
-    tell_protocol,
+    mean_label,
 )
 
-_LINE = 14  # letters of a value before its name goes on in a new line
+_LINE = 14  # letters per line in the label of a value
 
 
 class _Steps(NamedTuple):
-    """The values of one field, from left to right."""
+    """Values of a field, from left to right."""
 
     models: list[str]
     labels: list[str]
     default: int | None  # position
-    ordered: bool  # numbers, not kinds
+    ordered: bool  # numbers
 
 
 def ablation(
@@ -48,22 +49,22 @@ def ablation(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> NDArray[Any] | Figure:
-    """Draw the score against each varied field, a panel a field: the mean with its bootstrap interval, and every slide.
+    """Plot the score against each varied field, a panel per field: mean, bootstrap interval, and every slide.
 
-    Thin lines join the scores of one slide, so that a change which most slides share can be told from their spread.
-    The default value stands on a grey band, and its mean goes through the panel as a thin line. Numbers are in their
-    order, at equal distances. Where the protocol flatters the scores, the figure says so above the panels.
+    Thin lines join the scores of a slide, which separates shared changes from the spread between slides. A grey band
+    marks the default value, a dashed line its mean. Numbers are sorted and equally spaced. The legend says what the
+    intervals are over. If the protocol makes scores optimistic, a warning is written above the panels.
 
     Parameters
     ----------
     result
-        What :func:`gdml.tl.ablate` returned.
+        Result of :func:`gdml.tl.ablate`.
     metric
         ``"pcc_a"``, ``"pcc_h"``, ``"pcc_h_best"``, ``"spearman"``, ``"mse"`` or ``"mae"``.
     fields
-        Fields to draw; all that were varied by default.
+        Fields to draw; by default all that were varied.
     ax
-        Axes to draw on, one a field; a new figure by default.
+        Axes to draw on, one per field; a new figure by default.
     show
         Call :func:`matplotlib.pyplot.show`.
     return_fig
@@ -71,21 +72,21 @@ def ablation(
 
     Returns
     -------
-    Array of the Axes, a field each; or the Figure.
+    Array of the Axes, one per field; the Figure if ``return_fig``.
 
     Raises
     ------
     TypeError
-        If ``result`` is not of :func:`gdml.tl.ablate`.
+        If ``result`` is not a result of :func:`gdml.tl.ablate`.
     KeyError
         If a field was not varied.
     ValueError
-        If the metric is unknown, nothing was varied, or ``ax`` has too many or too few axes.
+        If the metric is unknown, nothing was varied, or ``ax`` has another number of axes.
 
     Examples
     --------
     >>> import gdml
-    >>> result = gdml.tl.ablate(adata, {"k": [6, 18, 26]}, groups="patient")  # doctest: +SKIP
+    >>> result = gdml.tl.ablate(adata, {"k": [6, 18, 26]}, group_key="patient")  # doctest: +SKIP
     >>> gdml.pl.ablation(result)  # doctest: +SKIP
     """
     check_result(result, "variants", "intervals", "slides", "optimistic", "note", "protocol", made_by="gdml.tl.ablate")
@@ -94,7 +95,7 @@ def ablation(
     if not varied and "field" not in result.variants:
         raise TypeError("`result` compares models, not settings; give what gdml.tl.ablate returns.")
     if not varied:
-        raise ValueError("`result` holds the default alone; name fields and their values in gdml.tl.ablate.")
+        raise ValueError("`result` holds the default only; pass fields and their values to gdml.tl.ablate.")
     fields = varied if fields is None else check_names("fields", fields, varied)
     steps = [_steps(result.variants, field) for field in fields]
     means = result.intervals()
@@ -122,16 +123,16 @@ def ablation(
         bare(one)
     axes[0].set_ylabel(METRICS[metric])
     marks = [
-        Line2D([], [], **MEAN_STYLE, lw=1.5, label="mean, bootstrap interval"),
+        Line2D([], [], **MEAN_STYLE, lw=1.5, label=mean_label(result, means)),
         Line2D([], [], **LINE_STYLE, label="mean of the default"),
     ]
     explain(axes[-1], marks, list(styles.values()))
-    tell_protocol(result, axes, own_figure=ax is None)
+    draw_note(result, axes, own_figure=ax is None)
     return finish(np.array(axes, dtype=object), show, return_fig)
 
 
 def _steps(variants: pd.DataFrame, field: str) -> _Steps:
-    """List the values of a field, the default's among them: numbers and switches sorted, others as they were given."""
+    """List the values of a field and the default: numbers and switches sorted, others in the given order."""
     rows = variants[(variants["field"] == field) | (variants["field"] == "")]
     values = dict(zip(rows.index, rows[field], strict=True))
     switch = all(isinstance(value, (bool, np.bool_)) for value in values.values())
@@ -152,7 +153,7 @@ def _text(value: Any) -> str:
 
 
 def _draw_slides(ax: Axes, slides: pd.DataFrame, steps: _Steps, metric: str, styles: dict[Any, Style]) -> None:
-    """Draw the score of each slide, joined from value to value."""
+    """Draw the scores of each slide, joined by a line."""
     for (fold, _), one in slides.groupby(["fold", "slide"], sort=False, observed=True):
         y = one.set_index("model")[metric].reindex(steps.models)
         style = styles[fold]
@@ -161,7 +162,7 @@ def _draw_slides(ax: Axes, slides: pd.DataFrame, steps: _Steps, metric: str, sty
 
 
 def _draw_means(ax: Axes, table: pd.DataFrame, steps: _Steps) -> None:
-    """Draw means and intervals; mark the default."""
+    """Draw means and intervals, and mark the default."""
     x = np.arange(len(table))
     if steps.default is not None:
         at = steps.default

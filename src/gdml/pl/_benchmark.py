@@ -1,4 +1,4 @@
-"""Models beside each other: scores with their intervals, slide by slide."""
+"""Scores of models with their intervals, slide by slide."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,12 +24,13 @@ from ._results import (
     check_metrics,
     check_names,
     check_result,
+    draw_note,
     explain,
     fold_styles,
-    tell_protocol,
+    mean_label,
 )
 
-_MEAN, _FIRST, _LAST = -0.22, 0.02, 0.34  # of a row's height, from its middle: the mean, the band of the slides
+_MEAN, _FIRST, _LAST = -0.22, 0.02, 0.34  # fractions of the row height from its middle: mean, band of the slides
 
 
 def benchmark(
@@ -44,29 +45,29 @@ def benchmark(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> NDArray[Any] | Figure:
-    """Draw the scores of all models, a row each: the mean with its bootstrap interval, and every slide below it.
+    """Plot the scores of models, a row per model: mean, bootstrap interval, and every slide.
 
-    Slides stand at the same height in every row, so that one slide can be followed from model to model. Where the
-    protocol flatters the scores, as ``"paper"`` does, the figure says so above the panels.
+    The legend says what the intervals are over: groups (such as patients), or slides if there are fewer than five
+    groups. A slide has the same height in every row, so that it can be followed from model to model. If the protocol
+    makes scores optimistic, as ``"paper"`` does, a warning is written above the panels.
 
     Parameters
     ----------
     result
-        What :func:`gdml.tl.cross_validate` returned.
+        Result of :func:`gdml.tl.cross_validate`.
     metrics
-        A panel for each: ``"pcc_a"``, ``"pcc_h"``, ``"pcc_h_best"``, ``"spearman"``, ``"mse"``, ``"mae"``.
+        Columns of panels: ``"pcc_a"``, ``"pcc_h"``, ``"pcc_h_best"``, ``"spearman"``, ``"mse"``, ``"mae"``.
     folds
-        One fold or several: each gets a row of panels of its own, with the intervals of its slides alone. By default
-        all folds together.
+        One or several folds, each in a row of panels with the intervals over its own slides. By default all folds
+        together.
     order
-        Models from top to bottom; those left out are not drawn. By default all, the best by the first metric on top,
-        in all panels.
+        Models to draw, from top to bottom. By default all, sorted by the first metric in all panels.
     labels
-        What to write instead of a model's name.
+        Names of the models to write instead of their labels.
     floor
-        The model that others have to beat: a thin line through its mean. None, or not compared: no line.
+        Baseline model: a dashed line marks its mean. None, or a model that was not compared: no line.
     ax
-        Axes to draw on, one a panel, fold after fold; a new figure by default.
+        Axes to draw on, one per panel, fold after fold; a new figure by default.
     show
         Call :func:`matplotlib.pyplot.show`.
     return_fig
@@ -74,21 +75,21 @@ def benchmark(
 
     Returns
     -------
-    Array of the Axes, panel after panel; or the Figure.
+    Array of the Axes, panel after panel; the Figure if ``return_fig``.
 
     Raises
     ------
     TypeError
-        If ``result`` is not of :func:`gdml.tl.cross_validate`.
+        If ``result`` is not a result of :func:`gdml.tl.cross_validate`.
     KeyError
         If a fold or a model is unknown.
     ValueError
-        If a metric is unknown, or ``ax`` has too many or too few axes.
+        If a metric is unknown, or ``ax`` has another number of axes.
 
     Examples
     --------
     >>> import gdml
-    >>> result = gdml.tl.cross_validate(adata, model=["ridge", "gene-dml"], groups="patient")  # doctest: +SKIP
+    >>> result = gdml.tl.cross_validate(adata, model=["ridge", "gene-dml"], group_key="patient")  # doctest: +SKIP
     >>> gdml.pl.benchmark(result, metrics=["pcc_a", "mse"])  # doctest: +SKIP
     """
     check_result(result, "intervals", "slides", "optimistic", "note", "protocol")
@@ -133,11 +134,13 @@ def benchmark(
             one.set_ylabel(str(fold), fontweight="bold")
         if ax is not None or k >= shape[1] * (shape[0] - 1):
             one.set_xlabel(METRICS[metric])
-    marks = [Line2D([], [], **MEAN_STYLE, lw=1.5, label="mean, bootstrap interval")]
+    marks = [
+        Line2D([], [], **MEAN_STYLE, lw=1.5, label=mean_label(result, pd.concat([means for _, means, _ in blocks])))
+    ]
     if floor is not None and floor in models:
         marks.append(Line2D([], [], **LINE_STYLE, label=f"mean of {names[floor].split(chr(10))[0]}"))
     explain(axes[shape[1] - 1], marks, list(styles.values()) if folds is None else [])
-    tell_protocol(result, axes, own_figure=ax is None)
+    draw_note(result, axes, own_figure=ax is None)
     return finish(np.array(axes, dtype=object), show, return_fig)
 
 
@@ -148,20 +151,20 @@ def _ranked(means: pd.DataFrame, metric: str) -> list[str]:
 
 
 def _with_failures(names: dict[str, str], runs: pd.DataFrame) -> dict[str, str]:
-    """Names of the models, with the count of runs that their scores lack."""
+    """Names of the models, with the number of failed runs."""
     failed = runs["status"].eq("failed").groupby(runs["model"], observed=True).agg(["sum", "size"])
     lost = {model: f"\n({n} of {count(size, 'run')} failed)" for model, n, size in failed.itertuples() if n}
     return {model: name + lost.get(model, "") for model, name in names.items()}
 
 
 def _heights(slides: pd.DataFrame) -> pd.Series:
-    """Where each slide stands in the row of its model, folds one below the other."""
+    """Height of each slide within the row of its model, folds one below the other."""
     place = slides.groupby(["fold", "slide"], sort=False, observed=True).ngroup()
     return _FIRST + (_LAST - _FIRST) * (place + 0.5) / (place.max() + 1)
 
 
 def _draw_panel(ax: Axes, table: pd.DataFrame, floor: str | None) -> None:
-    """Draw means and intervals, a row a model."""
+    """Draw means and intervals, a row per model."""
     for i in range(0, len(table), 2):  # every other row is shaded
         ax.axhspan(i - 0.5, i + 0.5, color=BLACK, alpha=0.04, lw=0, zorder=0)
     if floor in table.index:

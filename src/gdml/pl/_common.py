@@ -1,4 +1,4 @@
-"""What all plots share: axes to draw on, what is returned, labels that do not overlap."""
+"""Helpers of all plots: axes, return values, labels that do not overlap."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,24 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import isotonic_regression
 
 from gdml import _keys
 from gdml._errors import did_you_mean
 
-# Okabe and Ito's colours, which all common kinds of colour vision tell apart
+# the colour-blind safe palette of Okabe and Ito
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, GREY = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#8C8C8C"
 PINK = "#CC79A7"
-COLORS = (BLUE, ORANGE, GREEN, SKY, RED, PINK)  # of kinds of things, in this order; their yellow is too pale on white
+COLORS = (BLUE, ORANGE, GREEN, SKY, RED, PINK)  # of categories, in this order; without yellow, too pale on white
 
 
 def given_axes(ax: Any, n: int) -> list[Axes]:
-    """Flatten what the user passed as ``ax``, and check that there is one for each of ``n`` panels.
-
-    Raises
-    ------
-    ValueError
-        If there are more or fewer.
-    """
+    """Flatten the argument ``ax``; raise ValueError if it does not hold ``n`` axes."""
     axes = list(np.ravel(np.asarray(ax, dtype=object)))
     if len(axes) != n or not all(isinstance(one, Axes) for one in axes):
         raise ValueError(f"`ax` holds {len(axes)} axes, but {n} panels are drawn; pass {n}, or leave `ax` out.")
@@ -35,23 +30,23 @@ def given_axes(ax: Any, n: int) -> list[Axes]:
 
 
 def model_names(keys: Iterable[str], labels: Mapping[str, str] | None) -> dict[str, str]:
-    """How each model is named in a plot: as ``labels`` says, else its key without ``gdml_``.
+    """Name of each model in a plot: from ``labels``, else its key without ``gdml_``.
 
     Raises
     ------
     KeyError
-        If ``labels`` names another model.
+        If ``labels`` has a key that is not a model.
     """
     labels = {} if labels is None else labels
     names = {key: labels.get(key, key.removeprefix(f"{_keys.KEY}_")) for key in keys}
     for key in labels:
         if key not in names:
-            raise KeyError(f"`labels` names {key!r}, which is none of the models. {did_you_mean(key, names)}")
+            raise KeyError(f"`labels` names {key!r}, which is not among the models. {did_you_mean(key, names)}")
     return names
 
 
 def finish(axes: Any, show: bool | None, return_fig: bool | None) -> Any:
-    """Show the figure where asked to; return the axes, or the figure."""
+    """Show the figure if requested; return the axes or the figure."""
     figure: Figure = np.ravel(np.asarray(axes, dtype=object))[0].figure
     if show:
         plt.show()
@@ -59,19 +54,19 @@ def finish(axes: Any, show: bool | None, return_fig: bool | None) -> Any:
 
 
 def two_digits(score: float) -> str:
-    """Write a score with a true minus sign, and no minus before zero."""
+    """Format a score with a typographic minus sign, and without one before zero."""
     return "undefined" if np.isnan(score) else f"{round(score, 2) + 0:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def bare(ax: Axes) -> None:
-    """Keep the left and lower frame line alone."""
+    """Hide the top and right spines."""
     ax.spines[["top", "right"]].set_visible(False)
 
 
 def add_legend(ax: Axes, handles: list[Line2D], *, at: tuple[float, float], **options: Any) -> None:
-    """Add a legend right of the axes, its upper left corner ``at`` that fraction of them, beside others.
+    """Add a legend with its upper left corner ``at`` this position in axes coordinates.
 
-    Axes.legend replaces the one before, and Axes.add_artist cuts off what stands outside.
+    An axes can have several, unlike with Axes.legend, and the legend is not clipped, unlike with Axes.add_artist.
     """
     names = [str(handle.get_label()) for handle in handles]
     legend = Legend(ax, handles, names, loc="upper left", bbox_to_anchor=at, frameon=False, **options)
@@ -80,28 +75,26 @@ def add_legend(ax: Axes, handles: list[Line2D], *, at: tuple[float, float], **op
 
 
 def spread(values: ArrayLike, gap: float, low: float = -np.inf, high: float = np.inf) -> NDArray[np.float64]:
-    """Positions near ``values``, in the same order, at least ``gap`` apart, within ``[low, high]`` where they fit.
+    """Move positions at least ``gap`` apart, in the same order and as little as possible.
 
     Parameters
     ----------
     values
-        Wanted positions, any order.
+        Preferred positions, in any order.
     gap
-        Smallest distance of neighbours.
+        Smallest distance between neighbours.
     low, high
-        Limits.
+        Limits; exceeded upwards if the positions do not fit between them.
+
+    Returns
+    -------
+    float64, the length of ``values``.
     """
     values = np.asarray(values, np.float64)
     order = np.argsort(values, kind="stable")
     steps = gap * np.arange(len(values))
-    # least squares under the gaps: isotonic regression of the values less their steps (pool adjacent violators)
-    blocks: list[list[float]] = []
-    for value in values[order] - steps:
-        blocks.append([value, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            mean, size = blocks.pop()
-            blocks[-1] = [(blocks[-1][0] * blocks[-1][1] + mean * size) / (blocks[-1][1] + size), blocks[-1][1] + size]
-    pooled = np.concatenate([np.full(int(size), mean) for mean, size in blocks]) if blocks else np.empty(0)
+    # least squares under the gaps: isotonic regression of the values minus their steps
+    pooled = isotonic_regression(values[order] - steps).x if len(values) else values
     top = high - (steps[-1] if len(steps) else 0)
     out = np.empty_like(values)
     out[order] = np.clip(pooled, low, max(low, top)) + steps

@@ -1,4 +1,4 @@
-"""The shared space of image and expression, on a map."""
+"""Map of the shared space of image and expression."""
 
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import did_you_mean
+from gdml._errors import check_count, check_number, did_you_mean
 
 from ._common import BLACK, BLUE, GREY, ORANGE, add_legend, bare, finish, given_axes
 from ._spot_colors import SpotColors, spot_colors
@@ -38,35 +38,35 @@ def embedding(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure:
-    """Draw the shared space of image and expression on a map of two dimensions.
+    """Plot the shared space of image and expression in two dimensions.
 
-    Images are filled circles, expression profiles are hollow diamonds. Both are mapped together, so that their
-    distances mean the same; spots with NaN (in no test fold, for instance) are left out. The map is computed for the
-    plot, and not written to ``adata``.
+    Images are filled circles, expression profiles are hollow diamonds. Both are mapped together; spots with NaN, such
+    as those in no test fold, are left out. The map is computed by scanpy for the plot and not written to
+    ``adata``.
 
     Parameters
     ----------
     adata
         With the embeddings in ``.obsm``, and ``color`` in ``.obs``.
     basis
-        Key in ``adata.obsm`` of the image embeddings, spots x width, such as :func:`gdml.tl.predict` writes.
+        Key in ``adata.obsm`` of the image embeddings, spots x width, as written by :func:`gdml.tl.predict`.
     color
-        Column of ``adata.obs``: categories (a group, a cluster) or numbers. Categories have the colours of
-        ``adata.uns[f"{color}_colors"]`` where scanpy left some. By default the kind of embedding.
+        Column of ``adata.obs``: categories (a group, a cluster) or numbers. Categories have the colours in
+        ``adata.uns[f"{color}_colors"]`` if scanpy stored them. By default points are coloured by kind.
     expression
-        Key in ``adata.obsm`` of the expression embeddings of the same spots. By default ``f"{basis}_expression"`` where
-        there is one; False draws the images alone.
+        Key in ``adata.obsm`` of the expression embeddings of the same spots. By default ``f"{basis}_expression"`` if it
+        exists; False draws the images alone.
     method
-        ``"umap"``: UMAP by cosine distance, 15 neighbours. ``"pca"``: the first two principal components; fast, and
-        distances are true to scale.
+        ``"umap"``: :func:`scanpy.tl.umap` of 15 neighbours by cosine distance. ``"pca"``: the first two principal
+        components, :func:`scanpy.pp.pca`; faster, and preserves large distances.
     pairs
-        Join image and expression of 100 spots, drawn at random, or of as many as given.
+        Join image and expression of 100 random spots, or of the given number.
     cmap
         Name of a matplotlib colour map, for numbers.
     size
-        Area of a point in square points; by default the smaller, the more there are.
+        Area of a point in square points; by default it decreases with the number of points.
     seed
-        Of UMAP, of the drawn pairs, and of the order in which points are drawn.
+        Random seed of UMAP, of the pairs, and of the order in which points are drawn.
     ax
         Axes to draw on; a new figure by default.
     show
@@ -76,14 +76,16 @@ def embedding(
 
     Returns
     -------
-    The Axes, or the Figure.
+    The Axes; the Figure if ``return_fig``.
 
     Raises
     ------
     KeyError
-        If ``basis``, ``expression`` or ``color`` is unknown, or pairs are asked for without expression.
+        If ``basis``, ``expression`` or ``color`` is unknown, or ``pairs`` is set without expression.
     ValueError
-        If the method is unknown, the embeddings are narrower than 2 or of different width, or fewer than 4 spots can be drawn.
+        If the method is unknown, the embeddings have one column or different widths, or fewer than 4 rows are finite.
+    TypeError
+        If ``pairs``, ``size`` or ``seed`` is not a number.
 
     Examples
     --------
@@ -93,6 +95,11 @@ def embedding(
     """
     if method not in _METHODS:
         raise ValueError(f"`method` is {method!r}. {did_you_mean(str(method), _METHODS)}")
+    if not isinstance(pairs, bool):
+        check_count("pairs", pairs)
+    if size is not None:
+        check_number("size", size, above=0)
+    check_count("seed", seed, at_least=0)
     image, profile = _embeddings(adata, basis, expression)
     if pairs and profile is None:
         raise KeyError(
@@ -103,9 +110,9 @@ def embedding(
     of_profile = np.empty(0, np.intp) if profile is None else np.flatnonzero(np.isfinite(profile).all(1))
     joint = image[of_image] if profile is None else np.concatenate([image[of_image], profile[of_profile]])
     if len(joint) < 4:
-        raise ValueError(f"adata.obsm[{basis!r}] has {len(joint)} rows without NaN; a map takes 4 at least.")
+        raise ValueError(f"adata.obsm[{basis!r}] has {len(joint)} rows without NaN; a map needs at least 4.")
     colors = None if color is None else spot_colors(adata, color, cmap)
-    xy, axis_names = _pca(joint) if method == "pca" else _umap(joint, seed)
+    xy, axis_names = _mapped(joint, method, seed)
 
     kinds = list(colors.categories) if colors else []
     if ax is None:
@@ -122,7 +129,7 @@ def embedding(
         ax.add_collection(LineCollection(list(lines), colors=BLACK, linewidths=0.6, alpha=0.4, zorder=3))
     area = float(np.clip(12_000 / len(xy), 2, 24)) if size is None else size
     for rows, points, filled in ((of_image, xy[: len(of_image)], True), (of_profile, xy[len(of_image) :], False)):
-        order = rng.permutation(len(rows))  # no category lies on top of the others
+        order = rng.permutation(len(rows))  # no category covers the others
         own = (BLUE if filled else ORANGE) if colors is None else colors.rgba[rows[order]]
         look: dict[str, Any] = {"facecolors": own} if filled else {"facecolors": "none", "edgecolors": own}
         ax.scatter(
@@ -140,7 +147,7 @@ def embedding(
 def _embeddings(
     adata: AnnData, basis: str, expression: str | Literal[False] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Image embeddings, and expression embeddings where there are."""
+    """Embeddings of images, and of expression or None."""
     if basis not in adata.obsm:
         raise KeyError(
             f"`basis` is {basis!r}, but adata.obsm has no such key; gdml.tl.predict(adata) writes the embeddings of "
@@ -148,7 +155,7 @@ def _embeddings(
         )
     image = np.asarray(adata.obsm[basis], np.float32)
     if image.ndim != 2 or image.shape[1] < 2:
-        raise ValueError(f"adata.obsm[{basis!r}] has shape {image.shape}; a map takes spots x width, of 2 at least.")
+        raise ValueError(f"adata.obsm[{basis!r}] has shape {image.shape}; a map needs spots x width, at least 2 wide.")
     if expression is None:
         expression = f"{basis}_expression" if f"{basis}_expression" in adata.obsm else False
     if expression is False:
@@ -161,32 +168,28 @@ def _embeddings(
     if profile.shape[1] != image.shape[1]:
         raise ValueError(
             f"adata.obsm[{basis!r}] has {image.shape[1]} columns and adata.obsm[{expression!r}] {profile.shape[1]}: "
-            "they are not of one space; `expression` must come from the model that `basis` comes from."
+            "`expression` must come from the same model as `basis`."
         )
     return image, profile
 
 
-def _pca(points: NDArray[np.float32]) -> tuple[NDArray[np.float64], list[str]]:
-    """First two principal components, the largest loading of each positive, and how they are called."""
-    centred = points.astype(np.float64) - points.mean(0)
-    u, s, vt = np.linalg.svd(centred, full_matrices=False)
-    sign = np.sign(vt[np.arange(2), np.abs(vt[:2]).argmax(1)])
-    share = s[:2] ** 2 / max((s**2).sum(), np.finfo(float).tiny)
-    return u[:, :2] * s[:2] * sign, [f"PC{i + 1} ({100 * part:.0f} %)" for i, part in enumerate(share)]
+def _mapped(points: NDArray[np.float32], method: str, seed: int) -> tuple[NDArray[np.float64], list[str]]:
+    """Compute the map with scanpy; return it, n x 2, and the names of its axes."""
+    import scanpy as sc
 
-
-def _umap(points: NDArray[np.float32], seed: int) -> tuple[NDArray[np.float64], list[str]]:
-    from umap import UMAP
-
-    # spectral starts need more points than this
-    start = "spectral" if len(points) > 20 else "random"
-    neighbors = min(15, len(points) - 1)
-    mapped = UMAP(n_neighbors=neighbors, metric="cosine", init=start, random_state=seed, n_jobs=1).fit_transform(points)
-    return np.asarray(mapped, np.float64), ["UMAP1", "UMAP2"]
+    space = AnnData(points.astype(np.float64))
+    if method == "pca":
+        sc.pp.pca(space, n_comps=2, svd_solver="full")
+        ratio = space.uns["pca"]["variance_ratio"]
+        return space.obsm["X_pca"], [f"PC{i + 1} ({100 * part:.0f} %)" for i, part in enumerate(ratio)]
+    sc.pp.neighbors(space, min(15, len(points) - 1), use_rep="X", metric="cosine", random_state=seed)
+    # the spectral start needs more points than this
+    sc.tl.umap(space, init_pos="spectral" if len(points) > 20 else "random", random_state=seed)
+    return np.asarray(space.obsm["X_umap"], np.float64), ["UMAP1", "UMAP2"]
 
 
 def _explain(ax: Axes, colors: SpotColors | None, title: str | None, *, both: bool) -> None:
-    """Explain markers and colours, right of the map."""
+    """Add the legends of markers and colours, right of the map."""
     plain = colors is None
     kinds = [
         Line2D([], [], lw=0, marker="o", ms=5, mew=0, color=BLUE if plain else GREY, label="image"),

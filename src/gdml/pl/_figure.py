@@ -1,4 +1,4 @@
-"""Where the panels of a figure stand."""
+"""Positions of the panels of a figure."""
 
 from collections.abc import Collection, Sequence
 from textwrap import wrap
@@ -11,26 +11,26 @@ from ._spots import SpotLayout
 
 # inches: longest side of a panel, between panels, for the colour bar, title, scale bar, name of the slide
 _PANEL_INCH, _GAP_INCH, _BAR_INCH, _TITLE_INCH, _FOOT_INCH, _LABEL_INCH = 2.6, 0.15, 0.75, 0.35, 0.3, 0.3
-_NARROWEST_INCH = 2.1  # room for a title
-# the same where models are compared in columns
+_NARROWEST_INCH = 2.1  # of a panel, so that its title fits
+# the same for models in columns
 _GRID_INCH, _GRID_TITLE_INCH, _GRID_NARROWEST_INCH, _LINE_INCH, _LETTER_INCH = 12.0, 0.22, 0.95, 0.17, 0.09
 
 
 def new_axes(layouts: list[SpotLayout], counts: list[int], *, ncols: int, row_label: bool) -> list[Axes]:
-    """Make a figure with axes for all panels, each as large as its slide asks for.
+    """Create a figure with axes for all panels, each in proportion to its slide.
 
-    Positions are set in inches: panels have fixed aspects, for which matplotlib's own layouts leave wide gaps.
+    Positions are set in inches: matplotlib's layouts leave wide gaps between panels of fixed aspect.
 
     Parameters
     ----------
     layouts
-        The spots of each group of panels.
+        Spots of each group of panels.
     counts
-        Number of panels of each group: side by side, with one colour bar.
+        Number of panels of each group, which are side by side and share a colour bar.
     ncols
-        Groups in a row.
+        Groups per row.
     row_label
-        Leave room for the name of the slide, left of each row.
+        Leave space for the name of the slide at the left of each row.
 
     Returns
     -------
@@ -58,22 +58,22 @@ def new_axes(layouts: list[SpotLayout], counts: list[int], *, ncols: int, row_la
 def new_grid(
     layouts: Sequence[SpotLayout], libraries: Sequence[str], n_columns: int, *, names: Collection[str], warn: bool
 ) -> list[Axes]:
-    """Make a figure with a row of axes for each group of panels, the columns below each other.
+    """Create a figure with a row of axes for each group of panels and aligned columns.
 
-    The more columns, the smaller the panels, so that the figure keeps a width that a page can show.
+    Panels shrink with the number of columns, so that the figure fits the width of a page.
 
     Parameters
     ----------
     layouts
-        The spots of each row.
+        Spots of each row.
     libraries
-        Name of the slide of each row; below the last of each there is room for a scale bar.
+        Name of the slide of each row; the last row of each slide has space for a scale bar.
     n_columns
-        Panels in a row.
+        Panels per row.
     names
-        What is written above the columns.
+        Headings of the columns.
     warn
-        Leave room for a warning below them.
+        Leave space for a warning below the headings.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def new_grid(
 
 
 def heading_lines(name: str, inches: float) -> list[str]:
-    """Break a name into lines that fit above a column."""
+    """Break a name into lines that fit the width of a column."""
     return wrap(name, max(4, int(inches / _LETTER_INCH))) or [""]
 
 

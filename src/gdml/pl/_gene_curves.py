@@ -1,4 +1,4 @@
-"""Correlations of genes under several models: where they are read from, and a ranked curve of each."""
+"""Correlations of genes: read from an AnnData or a comparison, and drawn as a ranked curve per model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,26 +11,26 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import did_you_mean
+from gdml._errors import did_you_mean, some
 from gdml.metrics import nan_mean
 
 from ._common import BLACK, COLORS, GREY, add_legend, bare, model_names, spread, two_digits
-from ._results import check_result, is_optimistic
+from ._results import check_result, is_optimistic, is_table, prediction_keys
 
 _COLORS, _LINES, _MARKERS = (*COLORS, BLACK), ("-", (0, (4, 1.5)), (0, (1, 1))), "osD^vP"
-_LABEL_PT = 11.0  # height of a line of text
+_LABEL_PT = 11.0  # height of a line
 
 
 class Scores(NamedTuple):
-    """Correlations of one model."""
+    """Correlations of a model."""
 
     genes: NDArray[np.str_]
     pcc: NDArray[np.float64]  # slides x genes
     pcc_a: float
-    optimistic: bool = False  # and nothing else in the figure says so
+    optimistic: bool = False  # to be written beside the score
 
     def ranked(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Columns of the genes from best to worst, and the mean over slides of every gene; constant genes have no rank."""
+        """Columns of the genes from best to worst, without constant ones, and the mean over slides of every gene."""
         mean = nan_mean(self.pcc, 0)
         order = np.argsort(-mean, kind="stable")  # NaN last
         return order[~np.isnan(mean[order])], mean
@@ -42,11 +42,11 @@ def scores_of_models(adata: AnnData, key: str | Iterable[str] | Any) -> dict[str
     Raises
     ------
     KeyError
-        If nothing was scored under a key.
+        If there are no scores under a key.
     TypeError
-        If ``key`` is none of the three.
+        If ``key`` is neither a key, nor several, nor a result.
     ValueError
-        If there is no model, or one without any correlation.
+        If there is no model, or a model without any correlation.
     """
     if isinstance(key, str):
         found = {key: _recorded(adata, key)}
@@ -55,7 +55,7 @@ def scores_of_models(adata: AnnData, key: str | Iterable[str] | Any) -> dict[str
     else:
         found = _compared(key)
     if not found:
-        raise ValueError("`key` is empty; name one model at least.")
+        raise ValueError("`key` is empty; name at least one model.")
     for name, scores in found.items():
         if np.isnan(scores.pcc).all():
             raise ValueError(f"No gene has a correlation under {name!r}: all are constant.")
@@ -65,11 +65,23 @@ def scores_of_models(adata: AnnData, key: str | Iterable[str] | Any) -> dict[str
 def _recorded(adata: AnnData, key: str) -> Scores:
     record = adata.uns.get(key, {}).get(_keys.EVALUATE)
     if record is None:
-        raise KeyError(f"`key` is {key!r}, but adata.uns[{key!r}] holds no scores; run gdml.tl.evaluate(adata).")
+        raise KeyError(f"`key` is {key!r}, but adata.uns[{key!r}] holds no scores; {_how_to_score(adata, key)}")
     pcc = np.atleast_2d(np.asarray(record["pcc"], np.float64))
     return Scores(
         np.asarray(record["genes"]).astype(str), pcc, float(nan_mean(nan_mean(pcc, 1))), is_optimistic(adata, key)
     )
+
+
+def _how_to_score(adata: AnnData, key: str) -> str:
+    """Say which call makes scores under ``key``, or under the keys that have predictions."""
+    if is_table(adata, key):
+        return f"run gdml.tl.evaluate(adata, key={key!r})."
+    if known := prediction_keys(adata):
+        return (
+            f"predictions are under {some(map(repr, known))}: run gdml.tl.evaluate(adata, key={known[0]!r}) and pass "
+            "that key, or pass the result of gdml.tl.cross_validate as `key`."
+        )
+    return "run gdml.tl.predict(adata, model) and then gdml.tl.evaluate(adata)."
 
 
 def _compared(result: Any) -> dict[str, Scores]:
@@ -87,7 +99,7 @@ def _compared(result: Any) -> dict[str, Scores]:
 def draw_curves(
     ax: Axes, models: dict[str, Scores], genes: str | Sequence[str] | None, labels: Mapping[str, str] | None
 ) -> None:
-    """Draw the ranked curve of each model; mark ``genes`` on all.
+    """Draw the ranked curve of each model, with markers at ``genes``.
 
     Raises
     ------
@@ -128,11 +140,11 @@ def draw_curves(
 
 
 def _marked(models: dict[str, Scores], genes: str | Sequence[str] | None) -> dict[str, str]:
-    """Markers of the genes asked for."""
+    """Marker of each gene."""
     genes = [] if genes is None else [genes] if isinstance(genes, str) else list(genes)
     if len(genes) > len(_MARKERS):
         raise ValueError(
-            f"`genes` has {len(genes)} names, but {len(_MARKERS)} at most can be marked on several curves."
+            f"`genes` has {len(genes)} names, but at most {len(_MARKERS)} can be marked on several curves."
         )
     known = {gene for scores in models.values() for gene in scores.genes[scores.ranked()[0]]}
     for gene in genes:
@@ -142,7 +154,7 @@ def _marked(models: dict[str, Scores], genes: str | Sequence[str] | None) -> dic
 
 
 def _name_curves(ax: Axes, texts: list[str], curves: list[Line2D], by_score: NDArray[np.intp]) -> None:
-    """Write each name at the end of its curve, apart from the others; in a legend where there are too many."""
+    """Label each curve at its end; use a legend if there are too many labels."""
     line = _LABEL_PT / (ax.get_window_extent().height / ax.figure.dpi * 72)
     if (len(texts) + 1) * line > 1:
         for text, curve in zip(texts, curves, strict=True):
@@ -154,7 +166,7 @@ def _name_curves(ax: Axes, texts: list[str], curves: list[Line2D], by_score: NDA
     ends = [tuple(np.asarray(curve.get_xydata())[-1]) for curve in curves]
     places = spread([to_axes.transform(end)[1] for end in ends], line, 0, 1 - line)
     for text, curve, end, y in zip(texts, curves, ends, places, strict=True):
-        # a line of the curve's kind leads to its name: the paler colours do not make readable letters
+        # the leader has the style of the curve, and letters are black: pale colours are hard to read
         leader = {"color": curve.get_color(), "ls": curve.get_linestyle(), "lw": 1, "shrinkA": 1, "shrinkB": 0}
         ax.annotate(
             text, end, xytext=(1.04, y), textcoords="axes fraction", va="center", fontsize="small",

@@ -1,4 +1,4 @@
-"""Which genes can be trusted: correlations, ranked."""
+"""Ranked correlations of genes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import did_you_mean
+from gdml._errors import check_count, did_you_mean
 
 from ._common import BLUE, GREY, RED, bare, finish, given_axes, spread
 from ._gene_curves import Scores, draw_curves, scores_of_models
-from ._results import tell_protocol
+from ._results import draw_note
 
 
 def gene_scores(
@@ -30,28 +30,28 @@ def gene_scores(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure:
-    """Draw the correlation of each gene, ranked from best to worst.
+    """Plot the Pearson correlation of each gene, ranked from best to worst.
 
-    Each point is a gene's correlation averaged over slides; where several slides were scored, a bar spans its lowest to
-    its highest slide. The dashed line is PCC(A).
+    Points are correlations averaged over slides; bars span the lowest to the highest slide. The dashed line marks
+    PCC(A).
 
-    Several models are drawn as a curve each, every one in its own ranking, so that curves can be compared as a whole:
-    at the same rank stand different genes. Each curve is named at its end, with its PCC(A).
+    Several models are drawn as a curve each, labelled with PCC(A). Each curve has its own ranking: the same rank can be
+    another gene on another curve.
 
     Parameters
     ----------
     adata
-        Scored by :func:`gdml.tl.evaluate`; not read where ``key`` is a result.
+        With scores of :func:`gdml.tl.evaluate`; not read if ``key`` is a result.
     genes
-        Genes to name in the plot, instead of the best and the worst. With several models: genes to mark on every curve,
-        six at most; none by default.
+        Genes to label, instead of the best and the worst. With several models, genes to mark on every curve, at most
+        six; none by default.
     n_labels
-        How many of the best and how many of the worst genes are named; of one model alone.
+        Number of best and of worst genes to label; with one model only.
     key
-        Name under which the scores are stored; several names for several models; or what
-        :func:`gdml.tl.cross_validate` returned, for all its models.
+        Key in ``adata.uns`` of the scores; several keys for several models; or the result of
+        :func:`gdml.tl.cross_validate`, for all its models.
     labels
-        What to write instead of a model's name, which is its key without ``gdml_``; with several models.
+        Names of the models by key; by default the key without ``gdml_``. With several models only.
     ax
         Axes to draw on; a new figure by default.
     show
@@ -61,16 +61,17 @@ def gene_scores(
 
     Returns
     -------
-    The Axes, or the Figure.
+    The Axes; the Figure if ``return_fig``.
 
     Raises
     ------
     KeyError
-        If nothing was scored under ``key``, or a gene of ``genes`` was not.
+        If there are no scores under ``key``, or a gene has none.
     TypeError
-        If ``key`` is neither a name, nor names, nor of :func:`gdml.tl.cross_validate`.
+        If ``key`` is neither a key, nor several, nor a result of :func:`gdml.tl.cross_validate`, or ``n_labels`` is not a
+        number.
     ValueError
-        If all genes are constant, or more than six are to be marked.
+        If all genes are constant, ``n_labels`` is negative, or more than six genes are to be marked.
 
     Examples
     --------
@@ -78,6 +79,7 @@ def gene_scores(
     >>> gdml.tl.evaluate(adata)  # doctest: +SKIP
     >>> gdml.pl.gene_scores(adata, genes=["FASN", "GNAS"])  # doctest: +SKIP
     """
+    check_count("n_labels", n_labels, at_least=0)
     models = scores_of_models(adata, key)
     own = ax is None
     size = (5.6, 3.8) if len(models) == 1 else (6.4, 4.2)
@@ -87,12 +89,12 @@ def gene_scores(
     else:
         _draw_ranked(ax, next(iter(models.values())), genes, n_labels)
     if hasattr(key, "optimistic"):
-        tell_protocol(key, [ax], own_figure=own)
+        draw_note(key, [ax], own_figure=own)
     return finish(ax, show, return_fig)
 
 
 def _draw_ranked(ax: Axes, scores: Scores, genes: Sequence[str] | None, n_labels: int) -> None:
-    """Draw the genes of one model, with their range over slides, and name some."""
+    """Draw the genes of a model, with their range over slides, and label some."""
     names, pcc, overall = scores.genes, scores.pcc, scores.pcc_a
     order, mean = scores.ranked()
     low, high = np.nanmin(pcc[:, order], axis=0), np.nanmax(pcc[:, order], axis=0)
@@ -120,7 +122,7 @@ def _draw_ranked(ax: Axes, scores: Scores, genes: Sequence[str] | None, n_labels
 def _labelled(
     names: NDArray[np.str_], order: NDArray[np.intp], genes: Sequence[str] | None, n_labels: int
 ) -> NDArray[np.intp]:
-    """Ranks of the genes to be named."""
+    """Ranks of the genes to label."""
     if genes is None:
         n = min(n_labels, len(order) // 2)
         return np.r_[np.arange(n), np.arange(len(order) - n, len(order))]
@@ -133,10 +135,10 @@ def _labelled(
 
 
 def _name_genes(ax: Axes, names: NDArray[np.str_], values: NDArray[np.float64], ranks: NDArray[np.intp]) -> None:
-    """Write names beside their points: those of the better half to the upper right, of the others to the lower left.
+    """Write the names of the better genes to the upper right of their points, the others to the lower left.
 
-    The ranked points fall from upper left to lower right, so both corners are free. Each column of names stands as near
-    to its points as there is room for it above (or below) the curve; the limits grow where there is none.
+    Ranked points fall from the upper left to the lower right, so that both corners are free. Each column of names is as
+    close to its points as it fits above (or below) the curve; if it fits nowhere, the limits of the axis are extended.
     """
     n = len(names)
     bottom, top = ax.get_ylim()
@@ -147,19 +149,19 @@ def _name_genes(ax: Axes, names: NDArray[np.str_], values: NDArray[np.float64], 
         if not len(these):
             continue
         line = min(10, 0.4 * points / len(these)) / points  # of text, as a fraction of the axis
-        room = (len(these) + 1) * line
-        # by mirroring ranks and values, the lower column is found as the upper one is
+        height = (len(these) + 1) * line
+        # the lower column is the upper one of mirrored ranks and values
         curve, last = (values, these.max()) if better else (-values[::-1], n - 1 - these.min())
         limit = top if better else -bottom
         tried = np.arange(int(last + 0.09 * n), max(int(last + 0.09 * n), n // 2) + 1).clip(max=n - 1)
-        fits = curve[tried] + room * (top - bottom) <= limit
+        fits = curve[tried] + height * (top - bottom) <= limit
         column = tried[fits.argmax()] if fits.any() else tried[-1]
         columns.append((these, column if better else n - 1 - column, line, better))
-    for _ in range(10):  # a line of text takes more of the axis once the limits have grown
+    for _ in range(10):  # lines of text span more of the axis when its limits are extended
         for these, column, line, better in columns:
-            room = (len(these) + 1) * line * (top - bottom)
+            height = (len(these) + 1) * line * (top - bottom)
             top, bottom = (
-                (max(top, values[column] + room), bottom) if better else (top, min(bottom, values[column] - room))
+                (max(top, values[column] + height), bottom) if better else (top, min(bottom, values[column] - height))
             )
     ax.set_ylim(bottom, top)
 

@@ -1,4 +1,4 @@
-"""The course of training."""
+"""Training history."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,18 +32,18 @@ def history(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> NDArray[Any] | Figure:
-    """Draw losses and validation scores over the epochs.
+    """Plot losses and validation scores over epochs.
 
-    The line of dashes is the epoch whose weights were kept. What was not recorded is left out.
+    The dashed line marks the selected epoch. Curves that were not recorded are left out.
 
     Parameters
     ----------
     model
-        A trained model, or the AnnData that it was trained on (``adata.uns['gdml']['fit']``).
+        A trained model, or the AnnData it was trained on (``adata.uns[key]['fit']``).
     key
-        Name under which :func:`gdml.tl.fit` stored the history in an AnnData.
+        Key in ``adata.uns`` under which :func:`gdml.tl.fit` stored the history.
     ax
-        Axes to draw on: one for the losses, and one for each validation score recorded; a new figure by default.
+        Axes to draw on: one for the losses and one per recorded validation score; a new figure by default.
     show
         Call :func:`matplotlib.pyplot.show`.
     return_fig
@@ -51,12 +51,14 @@ def history(
 
     Returns
     -------
-    Array of the Axes: losses, validation PCC, validation MSE; or the Figure.
+    Array of the Axes (losses, validation PCC, validation MSE); the Figure if ``return_fig``.
 
     Raises
     ------
     KeyError
         If no history is found.
+    ValueError
+        If ``ax`` has another number of axes.
 
     Examples
     --------
@@ -92,7 +94,7 @@ def history(
 
 
 def _history(model: Any, key: str) -> tuple[dict[str, NDArray[np.float64]], float | None]:
-    """Curves that hold values, and the epoch that was kept."""
+    """Curves with values, and the selected epoch."""
     if isinstance(model, AnnData):
         fit = model.uns.get(key, {}).get(_keys.FIT, {})
         record, best, where = fit.get("history"), fit.get("best_epoch"), f"adata.uns[{key!r}]['fit']"
@@ -109,7 +111,7 @@ def _history(model: Any, key: str) -> tuple[dict[str, NDArray[np.float64]], floa
 
 
 def _draw_losses(ax: Axes, epoch: NDArray[np.float64], losses: dict[str, NDArray[np.float64]]) -> None:
-    """Draw the losses, each named at its end; on a logarithmic scale where they differ by an order of magnitude."""
+    """Draw the losses, labelled at their ends; on a logarithmic scale if they differ by an order of magnitude."""
     for name, values in losses.items():
         ax.plot(epoch, values, color=_LOSSES[name][1], lw=1.5, marker="o" if len(epoch) < 3 else "", ms=3)
     finite = np.concatenate([values[np.isfinite(values)] for values in losses.values()])

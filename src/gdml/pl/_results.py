@@ -1,4 +1,4 @@
-"""What plots read from the results of comparisons, and how they say that a protocol is optimistic."""
+"""What plots of comparisons have in common: checks, styles, legends, and the caveat of optimistic protocols."""
 
 from collections.abc import Iterable, Sequence
 from textwrap import fill
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from gdml import _keys
-from gdml._errors import did_you_mean
+from gdml._errors import count, did_you_mean
 
 from ._common import BLACK, COLORS, GREY, RED
 
@@ -23,21 +23,15 @@ METRICS = {
     "mse": "MSE (lower is better)",
     "mae": "MAE (lower is better)",
 }
-ERRORS = ("mse", "mae")  # the lower the better
+ERRORS = ("mse", "mae")  # lower is better
 MEAN_STYLE: dict[str, Any] = {"color": BLACK, "marker": "o", "ms": 5.5, "mec": "white", "mew": 0.6}
-LINE_STYLE: dict[str, Any] = {"color": BLACK, "lw": 0.8, "ls": (0, (4, 2))}  # of the mean that others are held against
+LINE_STYLE: dict[str, Any] = {"color": BLACK, "lw": 0.8, "ls": (0, (4, 2))}  # of the reference mean
 _MARKERS = "osD^vP"
-_MOST_FOLDS = 12  # that can be told apart
+_MOST_FOLDS = 12  # that markers and colours distinguish
 
 
 def check_result(result: Any, *parts: str, made_by: str = "gdml.tl.cross_validate", argument: str = "result") -> None:
-    """Check that ``result`` has what is read from it.
-
-    Raises
-    ------
-    TypeError
-        If it has not.
-    """
+    """Raise TypeError if ``result`` lacks one of the attributes ``parts``."""
     absent = [part for part in parts if not hasattr(result, part)]
     if absent:
         raise TypeError(
@@ -46,13 +40,7 @@ def check_result(result: Any, *parts: str, made_by: str = "gdml.tl.cross_validat
 
 
 def check_metrics(metrics: str | Sequence[str]) -> list[str]:
-    """List the metrics asked for.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one is unknown.
-    """
+    """Return the metrics as a list; raise ValueError if it is empty or a metric is unknown."""
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     if not metrics:
         raise ValueError("`metrics` is empty; name one at least, such as 'pcc_a'.")
@@ -63,27 +51,27 @@ def check_metrics(metrics: str | Sequence[str]) -> list[str]:
 
 
 def check_names(argument: str, wanted: Any, known: Iterable[Any]) -> list[Any]:
-    """List what was asked for, one name or several, as the table has it.
+    """Return one name or several as a list, spelled as in ``known``.
 
     Raises
     ------
     KeyError
         If a name is unknown.
     ValueError
-        If there is none.
+        If no name is given.
     """
     by_text = {str(name): name for name in known}
     wanted = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else list(wanted)
     for name in wanted:
         if str(name) not in by_text:
-            raise KeyError(f"`{argument}` names {name!r}, which is not there. {did_you_mean(str(name), by_text)}")
+            raise KeyError(f"`{argument}` names {name!r}, which is unknown. {did_you_mean(str(name), by_text)}")
     if not wanted:
         raise ValueError(f"`{argument}` is empty; name one at least, or leave it out.")
     return list(dict.fromkeys(by_text[str(name)] for name in wanted))
 
 
 class Style(NamedTuple):
-    """How the slides of one fold are drawn."""
+    """Style of the slides of a fold."""
 
     color: str
     marker: str
@@ -91,7 +79,7 @@ class Style(NamedTuple):
 
 
 def fold_styles(slides: pd.DataFrame) -> dict[Any, Style]:
-    """Give each fold a colour and a marker; one for all where there is but one fold, or more than can be told apart."""
+    """Colour and marker of each fold; one style for all if there is a single fold or more than can be distinguished."""
     folds = list(pd.unique(slides["fold"]))
     n = len(COLORS)
     if 1 < len(folds) <= _MOST_FOLDS:
@@ -102,10 +90,10 @@ def fold_styles(slides: pd.DataFrame) -> dict[Any, Style]:
     return {fold: Style(GREY, "o", None if i else "slide") for i, fold in enumerate(folds)}
 
 
-def tell_protocol(result: Any, axes: Sequence[Axes], *, own_figure: bool) -> None:
-    """Write above the panels that the scores are optimistic, in a way that cannot be missed; other notes in grey.
+def draw_note(result: Any, axes: Sequence[Axes], *, own_figure: bool) -> None:
+    """Write the note of the result above the panels: as a warning if the scores are optimistic, else in grey.
 
-    Above the whole figure where it is ours, else above the first of the axes.
+    Above the whole figure if gdml created it, else above the first of the axes.
     """
     note, optimistic = str(result.note or ""), bool(result.optimistic)
     if optimistic and "optimistic" not in note.lower():
@@ -116,7 +104,8 @@ def tell_protocol(result: Any, axes: Sequence[Axes], *, own_figure: bool) -> Non
     figure: Any = first.get_figure(root=True)
     size = 11 if optimistic else 9
     inches = figure.get_size_inches()[0] if own_figure else first.get_window_extent().width / figure.dpi
-    text = fill(note, max(20, int(inches * 72 / (0.62 * size))))
+    letters = max(20, int(inches * 72 / (0.62 * size)))
+    text = fill(note, min(letters, len(note) // (len(note) // letters + 1) + 8))  # lines of similar length
     style: dict[str, Any] = {"color": GREY, "fontsize": size}
     if optimistic:
         box = {"facecolor": RED, "edgecolor": RED, "pad": 3}
@@ -124,9 +113,9 @@ def tell_protocol(result: Any, axes: Sequence[Axes], *, own_figure: bool) -> Non
     if not own_figure:
         first.set_title(text, loc="left", pad=10, **style)
         return
-    figure.get_layout_engine().set(h_pad=0.08)  # the box stands out of its text
+    figure.get_layout_engine().set(h_pad=0.08)  # space for the frame of the text
     above = figure.suptitle(text, **style)
-    figure.draw_without_rendering()  # panels take their places, which are not the middle of the figure
+    figure.draw_without_rendering()  # the layout moves the panels: centre the text over them
     places = [one.get_position() for one in axes]
     middle = (min(place.x0 for place in places) + max(place.x1 for place in places)) / 2
     half = (0.53 * above.get_window_extent().width + 6) / figure.bbox.width  # texts are wider at other resolutions
@@ -134,13 +123,68 @@ def tell_protocol(result: Any, axes: Sequence[Axes], *, own_figure: bool) -> Non
 
 
 def is_optimistic(adata: AnnData, key: str) -> bool:
-    """Whether the predictions under ``key`` come from models that were selected on the spots they were predicted for."""
+    """Whether the predictions under ``key`` are of models that were selected on the predicted spots."""
     record = adata.uns.get(key, {}).get(_keys.PREDICT, {})
     return bool(record.get("optimistic", record.get("protocol") == "paper"))
 
 
+def measured_table(adata: AnnData, keys: Iterable[str]) -> str | None:
+    """Key in ``adata.obsm`` of the measured expression to compare predictions with.
+
+    What :func:`gdml.tl.evaluate` measured, on the scale of the predictions, comes before what models learn; the names
+    under ``keys`` before those under ``"gdml"``. None if there is no such table.
+    """
+    candidates = [name(key) for name in (_keys.evaluated, _keys.measured) for key in (*keys, _keys.KEY)]
+    return next((name for name in candidates if is_table(adata, name)), None)
+
+
+def prediction_keys(adata: AnnData) -> list[str]:
+    """Keys of tables of predictions in ``adata.obsm``."""
+    suffixes = (_keys.measured(""), _keys.evaluated(""))
+    return [
+        key
+        for key in adata.obsm
+        if is_table(adata, key)
+        and not key.endswith(suffixes)
+        and (key.startswith(_keys.KEY) or _keys.PREDICT in adata.uns.get(key, {}))
+    ]
+
+
+def is_table(adata: AnnData, key: str) -> bool:
+    """Whether ``adata.obsm[key]`` is a DataFrame."""
+    return isinstance(adata.obsm.get(key), pd.DataFrame)
+
+
+def mean_label(result: Any, means: pd.DataFrame) -> str:
+    """Legend of means with their intervals: what the intervals are over, and how many of them.
+
+    Parameters
+    ----------
+    result
+        Result of a comparison; its ``group_key`` names the groups.
+    means
+        Rows of its ``intervals()``, with ``interval_over`` (``"groups"`` or ``"slides"``), ``n_groups`` and
+        ``n_slides`` if the result has them.
+    """
+    if not {"interval_over", "n_groups", "n_slides"} <= set(means):
+        return "mean, bootstrap interval"
+
+    def counted(column: str, noun: str) -> str:
+        numbers = means[column].unique()
+        return count(int(numbers[0]), noun) if len(numbers) == 1 else f"{noun}s"  # folds and models may differ
+
+    groups = counted("n_groups", str(getattr(result, "group_key", None) or "group"))
+    slides = counted("n_slides", "slide")
+    over = means["interval_over"].dropna().astype(str)
+    if over.empty:
+        return f"mean ({slides}, {groups})"
+    if over.str.startswith("group").all():
+        return f"mean, interval over\n{groups}"
+    return f"mean, interval over\n{slides} ({groups})"
+
+
 def explain(ax: Axes, marks: list[Line2D], styles: Sequence[Style]) -> None:
-    """Write the legend, right of the panels: ``marks``, and the slides of each fold."""
+    """Add the legend right of the panels: ``marks``, and the slides of each fold."""
     named = [style for style in styles if style.label is not None]
     if len(named) > 1:
         marks = [*marks, Line2D([], [], lw=0, label="slides, by test fold:")]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import did_you_mean
+from gdml._errors import check_count, check_number, did_you_mean
 from gdml.spots.coordinates import libraries
 
 from ._common import finish, given_axes, model_names
@@ -38,55 +38,54 @@ def spatial_pred(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> NDArray[Any] | Figure:
-    """Draw measured beside predicted expression on the tissue.
+    """Plot measured and predicted expression side by side on the tissue.
 
-    Where there is no measurement (a slide with H&E alone, a gene that was not measured), the prediction is drawn
-    alone; where there is no prediction, the measurement. The correlation over the spots of the slide stands in
-    the title.
+    If only one of the two exists (a slide with an H&E image alone, a gene that was not measured), it is plotted alone.
+    The title gives the Pearson correlation over the spots of the slide.
 
-    Several models are compared in columns, as in figure 3 of :cite:t:`Song2026`: measured expression, then a column a
-    model, with a row for each gene (and slide). A map stays empty where a model did not predict the gene; spots without
-    a value, in no test fold for instance, are left out.
+    Several models are compared in columns, as in figure 3 of :cite:t:`Song2026`: measured expression, then a column per
+    model, with a row per gene and slide. The map of a gene that a model did not predict is empty, and spots without a
+    value, such as those in no test fold, are left out.
 
-    Where the model was selected on the spots that it predicts (protocol ``"paper"`` of :func:`gdml.tl.cross_validate`),
-    the correlation is named optimistic.
+    The correlation is labelled optimistic if the model was selected on the spots that it predicts (protocol ``"paper"``
+    of :func:`gdml.tl.cross_validate`).
 
     Parameters
     ----------
     adata
-        Predictions of :func:`gdml.tl.predict`; measured expression as :func:`gdml.tl.evaluate` (or
-        :func:`gdml.pp.normalize`) writes it.
+        With predictions of :func:`gdml.tl.predict`, and measured expression of :func:`gdml.tl.evaluate` or
+        :func:`gdml.pp.normalize`.
     genes
-        One gene or several.
+        One or several genes.
     library_id
-        One slide or several; all by default.
+        One or several slides; all by default.
     library_key
         Column of ``adata.obs`` with the slide of each spot. By default the one that :func:`gdml.pp.tile`
         recorded, else ``'library_id'``.
     key
-        Name under which the predictions are stored; several names compare several models, in this order. Measured
-        expression is that of the first of them that has it in ``adata.obsm[f"{key}_measured"]``, else
-        ``adata.obsm["gdml_measured"]``.
+        Key of the predictions in ``adata.obsm``; several keys compare several models, in this order. Measured
+        expression is the first of ``adata.obsm[f"{key}_evaluated"]`` and ``adata.obsm[f"{key}_measured"]`` that exists,
+        under these keys or ``"gdml"``.
     labels
-        What to write above a column instead of the key without ``gdml_``; with several models.
+        Headings of the columns by key; by default the key without ``gdml_``. With several models only.
     img
-        Draw the spots over the H&E image (``hires`` of ``adata.uns['spatial']``).
+        Draw the spots over the H&E image (``hires`` in ``adata.uns['spatial']``).
     shape
-        ``"circle"``: the spot itself, at its true diameter. ``"hex"``, ``"square"``: tiles as wide as the pitch, which
-        leave no gaps. By default hexagons on Visium's grid, circles elsewhere.
+        ``"circle"``: spots at their true diameter. ``"hex"``, ``"square"``: tiles as wide as the pitch, without gaps.
+        By default hexagons on the grid of Visium, else circles.
     size
         Factor on the true size.
     scale
         ``"minmax"``: each panel from its lowest to its highest value, as in figure 3 of :cite:t:`Song2026`; shows
-        where a gene is high, not how high. ``"robust"``: the same from the 2nd to the 98th percentile, so that single
-        spots do not set the scale. None: normalised expression, measured and predicted on one scale.
+        where a gene is high, not how high. ``"robust"``: from the 2nd to the 98th percentile, so that single spots do
+        not determine the scale. None: normalised expression, measured and predicted on one scale.
     cmap
         Name of a matplotlib colour map.
     ncols
-        Genes in a row of the figure, each with its measured and its predicted panel. By default all genes where there
-        are several slides (a row each), else two. With several models always one.
+        Genes per row of the figure, each with its measured and predicted panel. By default all genes if there are
+        several slides (a row per slide), else two. Always one with several models.
     ax
-        Axes to draw on, one a panel; a new figure by default.
+        Axes to draw on, one per panel; a new figure by default.
     show
         Call :func:`matplotlib.pyplot.show`.
     return_fig
@@ -94,14 +93,16 @@ def spatial_pred(
 
     Returns
     -------
-    Array of the Axes that were drawn on, panel after panel; or the Figure.
+    Array of the Axes, panel after panel; the Figure if ``return_fig``.
 
     Raises
     ------
     KeyError
-        If a gene, a slide or a model is unknown, or an image is asked for and absent.
+        If a gene, a slide or predictions are unknown, or ``img`` is set and a slide has no image.
     ValueError
-        If a parameter has a value that does not exist, or ``ax`` has too many or too few axes.
+        If ``scale``, ``shape``, ``size`` or ``ncols`` has an invalid value, or ``ax`` has another number of axes.
+    TypeError
+        If ``size`` or ``ncols`` is not a number.
 
     Warns
     -----
@@ -119,7 +120,10 @@ def spatial_pred(
         raise ValueError(f"`scale` is {scale!r}; it must be 'minmax', 'robust' or None.")
     keys = [key] if isinstance(key, str) else list(dict.fromkeys(key))
     if not keys:
-        raise ValueError("`key` is empty; name one model at least.")
+        raise ValueError("`key` is empty; name at least one model.")
+    check_number("size", size, above=0, hint="1 is the true size")
+    if ncols is not None:
+        check_count("ncols", ncols)
     compare = len(keys) > 1
     if compare and ncols not in (None, 1):
         raise ValueError(f"`ncols` is {ncols!r}, but several models take a row for each gene; leave it out.")
@@ -162,7 +166,7 @@ def _slides(adata: AnnData, library_key: str, library_id: str | Sequence[str] | 
     slides = libraries(adata, library_key)
     if library_id is None:
         return slides
-    wanted = [library_id] if isinstance(library_id, str) else [str(name) for name in library_id]
+    wanted = np.ravel(np.asarray(library_id, dtype=object)).astype(str).tolist()  # slides may be named by numbers
     unknown = [name for name in wanted if name not in slides]
     if unknown:
         raise KeyError(f"`library_id` names the unknown slide {unknown[0]!r}. {did_you_mean(unknown[0], slides)}")

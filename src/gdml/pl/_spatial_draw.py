@@ -1,4 +1,4 @@
-"""Maps of one gene side by side: measured and predicted, by one model or by several."""
+"""Draw maps side by side: measured expression, and predictions of one or several models."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ OPTIMISTIC = "optimistic"
 def draw_group(
     axes: list[Axes], group: Group, spots: SpotLayout, scale: str | None, cmap: str, unit: str, *, row_label: bool
 ) -> None:
-    """Draw one gene on one slide, measured and predicted by one model."""
+    """Draw a gene on a slide, measured and predicted by one model."""
     shown, norm = _shades([panel.values for panel in group.panels], scale)
     for ax, panel, values in zip(axes, group.panels, shown, strict=True):
         drawn = draw_spots(ax, spots, values, cmap=cmap, norm=norm)
@@ -47,7 +47,7 @@ def draw_rows(
     *,
     name_slides: bool,
 ) -> None:
-    """Draw genes on slides, a row each, with a column for each model."""
+    """Draw a row per gene and slide, with a column per model."""
     n = len(groups[0].panels)
     warn = any(panel.optimistic for panel in groups[0].panels)
     rows = [axes[i : i + n] for i in range(0, len(axes), n)]
@@ -74,12 +74,12 @@ def draw_rows(
 
 
 def _warning(panel: Panel) -> dict[str, Any]:
-    """Style of a score: one that flatters the model cannot be missed."""
+    """Style of a score, conspicuous if it is optimistic."""
     return {"color": RED, "fontweight": "bold"} if panel.optimistic and panel.pcc is not None else {}
 
 
 def _heading(ax: Axes, name: str, panel: Panel, *, pt: float) -> None:
-    """Name a column, above the titles of its maps."""
+    """Write the heading of a column, above the titles of its maps."""
     width = ax.get_window_extent().width / ax.figure.dpi
     if panel.optimistic:
         ax.set_title(f"{OPTIMISTIC}\n{ax.get_title()}".strip(), fontsize="small", pad=3, color=RED, fontweight="bold")
@@ -90,7 +90,7 @@ def _heading(ax: Axes, name: str, panel: Panel, *, pt: float) -> None:
 
 
 def _name_slides(first: Sequence[Axes], libraries: Sequence[str]) -> None:
-    """Write the name of each slide left of its rows."""
+    """Write the name of each slide at the left of its rows."""
     for library in dict.fromkeys(libraries):
         own = [ax for ax, name in zip(first, libraries, strict=True) if name == library]
         places = [ax.get_position() for ax in own]
@@ -100,7 +100,7 @@ def _name_slides(first: Sequence[Axes], libraries: Sequence[str]) -> None:
 
 
 def _shades(values: list[NDArray[np.float64]], scale: str | None) -> tuple[list[NDArray[np.float64]], Normalize]:
-    """Values as they are coloured: each map on its own scale, or all on one."""
+    """Scale the values for the colour map: each map by itself, or all on a common scale."""
     if scale is not None:
         return [_scaled(one, *SCALES[scale]) for one in values], Normalize(0, 1)
     every = np.concatenate(values)
@@ -108,7 +108,7 @@ def _shades(values: list[NDArray[np.float64]], scale: str | None) -> tuple[list[
 
 
 def _scaled(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """Values as fractions of the way from one percentile to another."""
+    """Scale values to [0, 1] between two percentiles."""
     if np.isnan(values).all():
         return values
     low = np.nanpercentile(values, low, method="higher")

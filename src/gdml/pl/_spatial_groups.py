@@ -1,4 +1,4 @@
-"""Which maps a figure of expression shows: genes, slides, what was measured, what each model predicted."""
+"""Maps of a figure: genes and slides, measured expression and the predictions of each model."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from gdml._errors import did_you_mean
 from gdml.expression import Normalization
 from gdml.metrics import pearson_per_gene
 
-from ._results import is_optimistic
+from ._results import is_optimistic, is_table, measured_table, prediction_keys
 
 MEASURED = "measured"
 
 
 class Panel(NamedTuple):
-    """One map."""
+    """A map."""
 
-    kind: str  # measured, or the key of the predictions
+    kind: str  # "measured", or the key of the predictions
     values: NDArray[np.float64]  # of the spots of the slide
-    pcc: float | None  # None where there is nothing to correlate with
-    optimistic: bool = False  # its correlation flatters the model
+    pcc: float | None  # None without measured expression
+    optimistic: bool = False  # the model was selected on these spots
 
 
 class Group(NamedTuple):
-    """One gene on one slide: measured, predicted, or both; the maps stand side by side."""
+    """Maps of a gene on a slide, measured, predicted or both, side by side."""
 
     gene: str
     library: str
@@ -37,36 +37,33 @@ class Group(NamedTuple):
 
 
 def home_of(adata: AnnData, keys: Sequence[str]) -> str:
-    """Key under which the tiles are recorded: predictions of several models have them in common."""
+    """Key under which the tiles are recorded, which predictions of several models share."""
     return next((key for key in (*keys, _keys.KEY) if _keys.TILES in adata.uns.get(key, {})), keys[0])
 
 
 def find_groups(adata: AnnData, genes: list[str], slides: dict[str, NDArray[np.intp]], keys: list[str]) -> list[Group]:
-    """List what is to be drawn: slides one after the other, each with all genes.
+    """List the maps to draw: all genes of a slide, slide after slide.
 
-    One model: what is absent gets no map. Several models: all groups have the same maps, so that columns stay columns;
-    a gene that a model did not predict is a map without values.
+    With one model, absent values get no map. With several models all groups have the same maps, so that columns are
+    aligned; the map of a gene that a model did not predict has no values.
 
     Raises
     ------
     KeyError
-        If a gene is unknown, or a model's predictions are not there.
+        If a gene is unknown, or predictions are missing.
     ValueError
         If ``genes`` is empty.
     """
-    predicted = {key: adata.obsm[key] for key in keys if _is_table(adata, key)}
-    homes = [*keys, _keys.KEY] if predicted else keys  # counts are measured once for all models
-    source = next((name for key in homes for name in _measured(key) if _is_table(adata, name)), None)
+    predicted = {key: adata.obsm[key] for key in keys if is_table(adata, key)}
+    source = measured_table(adata, keys)
+    # measured expression is drawn without predictions only under the default key: another key asks for predictions
+    known = prediction_keys(adata)
+    for key in keys:
+        if key not in predicted and (len(keys) > 1 or key != _keys.KEY or source is None or known):
+            call = "gdml.tl.predict(adata, model" + (")" if key == _keys.KEY else f", key_added={key!r})")
+            hint = f" {did_you_mean(key, known)}" if known else ""
+            raise KeyError(f"`key` names {key!r}, but adata.obsm has no such predictions; {call} writes them.{hint}")
     tables = predicted if source is None else {MEASURED: adata.obsm[source], **predicted}
-    if not tables:
-        raise KeyError(
-            f"`adata.obsm` holds neither predictions ({keys[0]!r}) nor measured expression "
-            f"({_keys.measured(keys[0])!r}); run gdml.tl.predict(adata), and gdml.tl.evaluate(adata) where there are counts."
-        )
-    for key in keys if len(keys) > 1 else []:
-        if key not in predicted:
-            known = [n for n in adata.obsm if _is_table(adata, n) and not n.endswith(("_measured", "_evaluated"))]
-            raise KeyError(f"`key` names {key!r}, but adata.obsm has no such predictions. {did_you_mean(key, known)}")
     if not genes:
         raise ValueError("`genes` is empty; name one gene at least.")
     known = pd.Index([]).append([table.columns for table in tables.values()]).unique()
@@ -74,22 +71,13 @@ def find_groups(adata: AnnData, genes: list[str], slides: dict[str, NDArray[np.i
         if gene not in known:
             raise KeyError(f"`genes` names {gene!r}, which is not in the panel. {did_you_mean(gene, known)}")
     if source is not None:
-        _warn_of_two_scales(adata, source, list(predicted))
+        _warn_if_scales_differ(adata, source, list(predicted))
     flattered = {key for key in predicted if is_optimistic(adata, key)}
     return [
         _group(gene, library, rows, tables, flattered, all_maps=len(keys) > 1)
         for library, rows in slides.items()
         for gene in genes
     ]
-
-
-def _measured(key: str) -> tuple[str, str]:
-    """Places of measured expression: as it was scored, else as models learn it."""
-    return _keys.evaluated(key), _keys.measured(key)
-
-
-def _is_table(adata: AnnData, key: str) -> bool:
-    return isinstance(adata.obsm.get(key), pd.DataFrame)
 
 
 def _group(
@@ -117,15 +105,18 @@ def _group(
 
 
 def _pcc(measured: NDArray[np.float64], predicted: NDArray[np.float64]) -> float | None:
-    """Correlation over the spots that have both; None where no spot has."""
+    """Correlation over the spots with both values; None if no spot has both."""
     both = ~np.isnan(measured) & ~np.isnan(predicted)
     return float(pearson_per_gene(measured[both, None], predicted[both, None])[0]) if both.any() else None
 
 
-def _warn_of_two_scales(adata: AnnData, source: str, keys: list[str]) -> None:
-    key = source.removesuffix("_evaluated").removesuffix("_measured")
-    stored = adata.uns.get(key, {})
-    record = (stored.get(_keys.EVALUATE, {}) if source == _keys.evaluated(key) else stored).get(_keys.NORMALIZATION)
+def _warn_if_scales_differ(adata: AnnData, source: str, keys: list[str]) -> None:
+    """Compare the normalisation of a table of measured expression with those of predictions."""
+    scored = next((key for key in (*keys, _keys.KEY) if _keys.evaluated(key) == source), None)
+    if scored is not None:  # evaluate brings the counts to the scale of the predictions
+        record = adata.uns.get(scored, {}).get(_keys.PREDICT, {}).get(_keys.NORMALIZATION)
+    else:
+        record = adata.uns.get(source.removesuffix(_keys.measured("")), {}).get(_keys.NORMALIZATION)
     for key in keys:
         own = adata.uns.get(key, {}).get(_keys.PREDICT, {}).get(_keys.NORMALIZATION)
         if not record or not own:
@@ -134,7 +125,7 @@ def _warn_of_two_scales(adata: AnnData, source: str, keys: list[str]) -> None:
         if measured != predicted:
             warnings.warn(
                 f"Measured ({measured}) and predicted expression ({predicted}, {key!r}) are on different scales; "
-                f"run gdml.tl.evaluate(adata), which brings the counts to the scale of the model.",
+                f"run gdml.tl.evaluate(adata, key={key!r}), which brings the counts to the scale of the model.",
                 UserWarning,
                 stacklevel=4,
             )
@@ -142,7 +133,7 @@ def _warn_of_two_scales(adata: AnnData, source: str, keys: list[str]) -> None:
 
 
 def unit_of(adata: AnnData, keys: Sequence[str]) -> str:
-    """Name the values, for the colour bar."""
+    """Label of the colour bar: the unit of normalised expression."""
     for key in (*keys, _keys.KEY):
         stored = adata.uns.get(key, {})
         record = stored.get(_keys.PREDICT, {}).get(_keys.NORMALIZATION) or stored.get(_keys.NORMALIZATION)

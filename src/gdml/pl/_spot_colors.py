@@ -19,7 +19,7 @@ _ABSENT = "#D3D3D3"  # scanpy's lightgray
 
 @dataclass(frozen=True)
 class SpotColors:
-    """A colour for each spot, and what the colours mean."""
+    """Colour of each spot, and the key to the colours."""
 
     rgba: NDArray[np.float64]  # spots x 4
     categories: dict[str, str]  # empty for numbers
@@ -27,12 +27,12 @@ class SpotColors:
 
 
 def spot_colors(adata: AnnData, color: str, cmap: str) -> SpotColors:
-    """Colour the spots by a column of ``adata.obs``: numbers by ``cmap``, all else by category; NaN is light grey.
+    """Colour the spots by a column of ``adata.obs``: numbers by ``cmap``, other types by category, NaN light grey.
 
     Raises
     ------
     KeyError
-        If there is no such column.
+        If the column does not exist.
     ValueError
         If the colour map is unknown.
     """
@@ -58,7 +58,7 @@ def spot_colors(adata: AnnData, color: str, cmap: str) -> SpotColors:
 
 
 def _palette(adata: AnnData, color: str, n: int) -> list[str]:
-    """As many colours as there are categories: those that scanpy stored, else colours that all eyes tell apart."""
+    """Colours of ``n`` categories: those stored by scanpy, else a colour-blind safe palette, else scanpy's."""
     stored = list(adata.uns.get(f"{color}_colors", []))
     if len(stored) >= n:
         return stored[:n]

@@ -1,5 +1,6 @@
 """Spots of one slide at their true size: shapes, limits, H&E underneath, scale bar."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +22,11 @@ SHAPES = {"hex": 6, "square": 4, "circle": 0}
 
 @dataclass(frozen=True)
 class SpotLayout:
-    """Where the spots of one slide lie, and how large they are; lengths in full-resolution px."""
+    """Positions and size of the spots of a slide, in full-resolution px."""
 
     xy: NDArray[np.float64]
     shape: str
-    diameter: float  # of circles; flat to flat of hexagons and squares
+    diameter: float  # of circles; between parallel sides of hexagons and squares
     angle: float  # direction of a neighbour, radians
     um_per_px: float | None
     image: NDArray[Any] | None
@@ -41,22 +42,22 @@ class SpotLayout:
 def spot_layout(
     adata: AnnData, library: str, rows: NDArray[np.intp], *, shape: str | None, size: float, img: bool, key: str
 ) -> SpotLayout:
-    """Measure the spots of one slide.
+    """Layout of the spots of a slide.
 
     Raises
     ------
     KeyError
-        If ``img`` is asked for and the slide has no hires image.
+        If ``img`` is set and the slide has no hires image.
     ValueError
-        If the shape is unknown, or the size is not positive.
+        If the shape is unknown.
     """
     if shape is not None and shape not in SHAPES:
         raise ValueError(f"`shape` is {shape!r}. {did_you_mean(str(shape), SHAPES)}")
-    if not size > 0:
-        raise ValueError(f"`size` is {size!r}; it must be positive, 1 being the true size.")
     tiles = adata.uns.get(key, {}).get(_keys.TILES, {})
     xy = np.asarray(adata.obsm[str(tiles.get("spatial_key", _keys.SPATIAL))], np.float64)[rows]
-    visium = adata.uns.get(_keys.SPATIAL, {}).get(library, {})
+    visium: Mapping[str, Any] = next(
+        (entry for name, entry in adata.uns.get(_keys.SPATIAL, {}).items() if str(name) == library), {}
+    )
     grid = [adata.obs[k].to_numpy()[rows] for k in (_keys.ARRAY_ROW, _keys.ARRAY_COL) if k in adata.obs]
     kind = grid_kind(*grid) if len(grid) == 2 else None
     shape = shape or ("hex" if kind == "hex" else "circle")
@@ -81,7 +82,7 @@ def spot_layout(
 
 
 def _pitch(xy: NDArray[np.float64], grid: list[NDArray[Any]]) -> float | None:
-    """Distance of neighbouring spots, px: from the grid where it is known, else from the nearest neighbours."""
+    """Distance between neighbouring spots, px: from the grid if it is known, else from nearest neighbours."""
     try:
         return 1 / um_per_px_from_grid(xy, grid[0], grid[1], 1.0)
     except (ValueError, IndexError):
@@ -93,7 +94,7 @@ def _pitch(xy: NDArray[np.float64], grid: list[NDArray[Any]]) -> float | None:
 
 
 def _direction(xy: NDArray[np.float64], sides: int) -> float:
-    """Angle from a spot to a neighbour, radians: the mean over spots, up to turns by ``2 pi / sides``."""
+    """Angle from a spot to its neighbour, radians: the mean over spots, modulo ``2 pi / sides``."""
     from scipy.spatial import cKDTree
 
     if len(xy) < 2 or not sides:
@@ -103,7 +104,7 @@ def _direction(xy: NDArray[np.float64], sides: int) -> float:
     return float(np.angle(np.exp(1j * sides * np.arctan2(step[:, 1], step[:, 0])).sum()) / sides)
 
 
-def _hires(visium: dict[str, Any], library: str) -> tuple[NDArray[Any], float]:
+def _hires(visium: Mapping[str, Any], library: str) -> tuple[NDArray[Any], float]:
     images, factors = visium.get("images", {}), visium.get("scalefactors", {})
     if "hires" not in images or "tissue_hires_scalef" not in factors:
         raise KeyError(
@@ -114,13 +115,13 @@ def _hires(visium: dict[str, Any], library: str) -> tuple[NDArray[Any], float]:
 
 
 def draw_spots(ax: Axes, spots: SpotLayout, values: NDArray[Any], *, cmap: str, norm: Normalize) -> Collection:
-    """Draw one value a spot, in image orientation (y down), at equal aspect."""
+    """Draw a value per spot, in image orientation (y down), at equal aspect."""
     left, right, top, bottom = spots.limits()
     if spots.image is not None:
         height, width = spots.image.shape[:2]
         extent = (0, width / spots.image_scale, height / spots.image_scale, 0)
         ax.imshow(spots.image, extent=extent, interpolation="antialiased", alpha=0.7, zorder=0)
-    # a hairline in the spot's own colour closes the seams that renderers leave between tiles
+    # an edge in the colour of the spot closes the seams that renderers leave between tiles
     style: dict[str, Any] = {"cmap": cmap, "norm": norm, "linewidths": 0.2, "edgecolors": "face", "zorder": 1}
     if spots.image is not None:
         style |= {"linewidths": 0.4, "edgecolors": "white"}  # stained nuclei are as dark as low values
@@ -137,7 +138,7 @@ def draw_spots(ax: Axes, spots: SpotLayout, values: NDArray[Any], *, cmap: str, 
         drawn = PolyCollection(spots.xy[:, None] + outline, **style)
     drawn.set_array(np.asarray(values, np.float64))
     ax.add_collection(drawn, autolim=False)
-    # a slide narrower than its axes gets wider limits instead of narrower axes, so that titles have room
+    # limits are widened on narrow slides, instead of narrowing the axes, so that titles fit
     box = ax.get_window_extent()
     wider = max(0.0, (bottom - top) * box.width / box.height - (right - left)) / 2
     ax.set(xlim=(left - wider, right + wider), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
@@ -146,7 +147,7 @@ def draw_spots(ax: Axes, spots: SpotLayout, values: NDArray[Any], *, cmap: str, 
 
 
 def scale_bar(ax: Axes, spots: SpotLayout) -> None:
-    """Draw a bar of a round number of micrometres below the spots; nothing where the scale is not known."""
+    """Draw a scale bar of a round length below the spots; none if the scale is unknown."""
     if spots.um_per_px is None:
         return
     left, right = ax.get_xlim()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import some
+from gdml._errors import check_number, some
 from gdml.slides.geometry import grid_kind, um_per_px_from_grid, um_per_px_from_neighbors
 
 from .images import slide_entry
@@ -135,22 +135,6 @@ def slide_scale(
     return Scale(value, first.name, f"slide {library!r} ({states}; {first.name} used)" if disagree else "")
 
 
-def check_number(name: str, value: Any, what: str = "a positive number") -> None:
-    """Refuse what is not a positive, finite number.
-
-    Raises
-    ------
-    TypeError
-        If ``value`` is no number, such as text.
-    ValueError
-        If it is not positive and finite.
-    """
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"`{name}` must be {what}, found {value!r} ({type(value).__name__}).")
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be {what}, found {value}.")
-
-
 def check_scale_arguments(
     names: list[str], um_per_px: float | Mapping[str, float] | None, spot_pitch_um: float | None
 ) -> dict[str, float]:
@@ -175,17 +159,17 @@ def check_scale_arguments(
         If a value is not a positive number.
     """
     if spot_pitch_um is not None:
-        check_number("spot_pitch_um", spot_pitch_um, "a positive number of um")
+        check_number("spot_pitch_um", spot_pitch_um, above=0, hint="give um between neighbouring spots")
     if um_per_px is None:
         return {}
     if not isinstance(um_per_px, Mapping):
-        check_number("um_per_px", um_per_px, "a positive number of um, or a dict of these by slide")
+        check_number("um_per_px", um_per_px, above=0, hint="give um per px, or a dict of these by slide")
         return dict.fromkeys(names, float(um_per_px))
     unknown = [name for name in um_per_px if str(name) not in names]
     if unknown:
         raise KeyError(f"`um_per_px` names unknown slides: {some(unknown)}; the slides are: {some(names)}.")
     for name, value in um_per_px.items():
-        check_number(f"um_per_px[{name!r}]", value, "a positive number of um")
+        check_number(f"um_per_px[{name!r}]", value, above=0)
     return {str(name): float(value) for name, value in um_per_px.items()}
 
 

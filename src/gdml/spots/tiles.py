@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from gdml import _keys
-from gdml._errors import count, did_you_mean, some
+from gdml._errors import check_count, check_number, count, did_you_mean, some
 from gdml._progress import bar, tell
 from gdml.slides import open_slide
 from gdml.slides.geometry import neighbor_mask, tile_side_px
@@ -19,7 +19,7 @@ from gdml.slides.scaled import ScaledSlide
 from .images import by_name, describe_image, is_hires, resolve_image
 from .placement import doubt
 from .resolve import Spots
-from .scale import BOUNDS, BOUNDS_HIRES, check_number, check_scale_arguments, slide_scale
+from .scale import BOUNDS, BOUNDS_HIRES, check_scale_arguments, slide_scale
 
 _COARSE = 4.0  # enlargement beyond which a tile shows no cells
 
@@ -182,10 +182,10 @@ def _geometry(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_arguments(tile_um: float | None, tile_px: int, n_side: int, outside: str) -> None:
     if tile_um is not None:
-        check_number("tile_um", tile_um, "a positive number of um, or None for native pixels")
-    if not isinstance(tile_px, int | np.integer) or tile_px < 1:
-        raise ValueError(f"`tile_px` must be a positive whole number, found {tile_px!r}; most encoders take 224.")
-    if not isinstance(n_side, int | np.integer) or n_side < 1 or n_side % 2 == 0:
+        check_number("tile_um", tile_um, above=0, hint="give um, or None for native pixels")
+    check_count("tile_px", tile_px, hint="most encoders take 224")
+    check_count("n_side", n_side, hint="the paper has 5")
+    if n_side % 2 == 0:
         raise ValueError(f"`n_side` must be an odd whole number, found {n_side!r}; the paper has 5.")
     if outside not in ("error", "drop"):
         raise ValueError(f"`outside` is {outside!r}. {did_you_mean(outside, ['error', 'drop'])}")
