@@ -8,9 +8,10 @@ import numpy as np
 from scanpy import logging as logg
 
 from gdml import _keys
-from gdml.pp import embed, tile
+from gdml.pp.embedding import embed_spots
 from gdml.spots.measured import normalize_spots
 from gdml.spots.resolve import Spots
+from gdml.spots.tiles import tile_spots
 
 if TYPE_CHECKING:
     from gdml.training import TrainedModel
@@ -36,7 +37,7 @@ def run_missing_steps(spots: Spots, verb: str, normalization: str | None = None)
     if spots.record(_keys.TILES) is None:
         steps.append("tile")
         with _run_by(verb, "gdml.pp.tile(adata)"):
-            tile(spots.adata, key_added=spots.key, **_columns(spots))
+            tile_spots(spots)
     # counts are checked before the features, which take longest
     ready = _keys.measured(spots.key) in spots.adata.obsm and spots.record(_keys.NORMALIZATION) is not None
     if normalization is not None and not ready:
@@ -46,7 +47,7 @@ def run_missing_steps(spots: Spots, verb: str, normalization: str | None = None)
     if spots.record(_keys.FEATURES) is None:
         steps.append("embed")
         with _run_by(verb, "gdml.pp.embed(adata)"):
-            embed(spots.adata, key_added=spots.key)
+            embed_spots(spots)
     return steps
 
 
@@ -84,30 +85,27 @@ def make_features(
     if tiles is None or rescaled or not (_same_geometry(tiles, want) and _same_columns(tiles, spots)):
         logg.info(f"predict: running gdml.pp.tile(adata) with the model's geometry ({_geometry_text(want)})")
         steps.append("tile")
-        tile(
-            spots.adata,
+        tile_spots(
+            spots,
             want["tile_um"],
             tile_px=want["tile_px"],
             n_side=want["n_side"],
             image=image,
             um_per_px=um_per_px,
             spot_pitch_um=spot_pitch_um,
-            key_added=spots.key,
-            **_columns(spots),
         )
     features = spots.record(_keys.FEATURES)
     if features is None or not _same_features(features, model):
         steps.append("embed")
         logg.info(f"predict: running gdml.pp.embed(adata, encoder={model.features['encoder']!r}), the model's encoder")
-        embed(
-            spots.adata,
+        embed_spots(
+            spots,
             _encoder(model, encoder),
             tokens=model.features["tokens"],
             neighbors=model.features.get("neighbors", "exact"),
             image=image,
             device=device,
             precision=precision,
-            key_added=spots.key,
         )
     return steps
 
@@ -121,12 +119,6 @@ def _run_by(verb: str, step: str) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"gdml.tl.{verb} ran {step} with its defaults; call it yourself first to pass it arguments.")
         raise
-
-
-def _columns(spots: Spots) -> dict[str, Any]:
-    """Arguments of :func:`gdml.pp.tile` that are not its defaults."""
-    keys = {"library_key": (spots.library_key, _keys.LIBRARY), "spatial_key": (spots.spatial_key, _keys.SPATIAL)}
-    return {name: key for name, (key, default) in keys.items() if key != default}
 
 
 def _encoder(model: "TrainedModel", encoder: Any) -> Any:
