@@ -48,3 +48,7 @@ __all__ = [
     "list_models",
     "register",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
