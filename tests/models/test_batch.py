@@ -281,3 +281,23 @@ def test_without_attention_a_visitor_is_a_spot_of_the_graph(shape, make_batch):
                 found = model._encode(x, cut)
                 torch.testing.assert_close(found, model._encode(x, whole))
                 assert torch.equal(found[0], found[-1])
+
+
+@pytest.mark.parametrize("variant", OF_SLIDES)
+def test_visitors_in_mixed_precision(variant, shape, make_batch):
+    batch = make_batch()
+    model = model_of(variant, shape, batch)
+    cut = visiting(batch, EVERY)
+    with torch.no_grad():
+        expected = model(cut).prediction
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = model(cut).prediction
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+
+def test_a_batch_moves_with_all_its_parts(make_batch):
+    moved = visiting(make_batch(), EVERY).to("meta")
+    parts = [moved, moved.slides, moved.visitors]
+    found = [value for part in parts for value in vars(part).values() if isinstance(value, torch.Tensor)]
+    assert len(found) == 18 and all(value.device.type == "meta" for value in found)

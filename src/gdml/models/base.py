@@ -57,13 +57,26 @@ class Shape:
     n_cols: int = 64
     n_bank: int = 0
 
+    def require(self, model: str, *, n_tokens: int = 1, n_side: int = 1) -> None:
+        """Raise a ValueError with the missing call where a model needs more tokens or neighbours."""
+        if self.n_tokens < n_tokens:
+            raise ValueError(
+                f"{model} attends to the local tokens of a tile, but the features are pooled to one: call "
+                'gdml.pp.embed(adata, tokens="grid7").'
+            )
+        if self.n_side < n_side:
+            raise ValueError(
+                f"{model} reads {n_side} x {n_side} neighbour tiles, but there are {self.n_side} x {self.n_side}: call "
+                f"gdml.pp.tile(adata, n_side={max(n_side, 5)}) and embed again."
+            )
+
 
 class SpotModel(nn.Module):
     """Base of all models: features of spots to the expression of the panel genes.
 
     A subclass sets ``config_class``, ``citation`` and ``needs``, and writes ``forward``. With :class:`Scalers` as
-    ``self.scalers`` and the scaled prediction in ``parts["prediction"]``, it inherits ``prepare`` and ``loss``. It raises
-    a ValueError that names the missing call where the shape of the data does not suffice (one token, no neighbours).
+    ``self.scalers`` and :meth:`predicted` for its output, it inherits ``prepare`` and ``loss``. Where the data have too few
+    tokens or neighbours it calls :meth:`Shape.require`.
 
     Parameters
     ----------
@@ -164,7 +177,7 @@ class SpotModel(nn.Module):
         return {"loss": error, "loss_pred": error}
 
     def predicted(self, prediction: Tensor, embedding: Tensor | None = None, **parts: Tensor) -> Output:
-        """Output of a prediction (N, M) on the scale of ``scalers.target``, which is kept in ``parts["prediction"]``."""
+        """Output of a prediction (N, M) on the scale of ``scalers.target``, kept in ``parts["prediction"]``."""
         return Output(self.scalers.target.inverse(prediction.float()), embedding, {"prediction": prediction, **parts})
 
 

@@ -12,7 +12,7 @@ from .bank import ReferenceBank, nearest_rows
 from .base import Shape, SpotModel
 from .batch import Batch, Output
 from .config import ScaledConfig
-from .layers import Dropout
+from .layers import ProjectionHead
 from .scaling import Scalers
 
 
@@ -35,11 +35,9 @@ class BLEEPConfig(ScaledConfig):
         Training spots whose expression is averaged to a prediction.
     weighting
         Weights of these spots: equal (``"mean"``), or the softmax of the logits of the loss (``"similarity"``).
-    features
-        Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
-    targets
-        Scale of the expression that is embedded: ``"center"`` each gene on its mean over the training spots,
-        ``"standardize"`` it, or ``"raw"`` (paper). The retrieved expression is on the measured scale.
+    features, targets
+        Scales by the training spots: features ``"standardize"`` or ``"raw"``; expression ``"center"`` (on the mean of
+        each gene), ``"standardize"`` or ``"raw"`` (both ``"raw"`` in the paper).
     """
 
     width: int = 256
@@ -53,29 +51,6 @@ class BLEEPConfig(ScaledConfig):
         super().__post_init__()
         self.check_positive("temperature")
         self.check_at_least(1, "n_neighbors")
-
-
-class ProjectionHead(nn.Module):
-    """Linear layer with a residual GELU, linear and dropout, then layer norm.
-
-    Parameters
-    ----------
-    n_in, width
-        Widths.
-    dropout
-        Rate.
-    """
-
-    def __init__(self, n_in: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.project = nn.Linear(n_in, width)
-        self.refine = nn.Sequential(nn.GELU(), nn.Linear(width, width), Dropout(dropout))
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Rows ``x`` (N, n_in) to (N, width)."""
-        x = self.project(x)
-        return self.norm(x + self.refine(x))
 
 
 def soft_clip_loss(image: Tensor, gene: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -108,13 +83,6 @@ class BLEEP(SpotModel):
 
     A head for each modality, trained to match the two of a spot. The prediction is the mean expression of the
     training spots whose embedded expression lies nearest to the embedded image.
-
-    Parameters
-    ----------
-    config
-        Sizes and switches.
-    shape
-        Sizes of the data.
     """
 
     config_class = BLEEPConfig

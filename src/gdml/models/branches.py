@@ -24,15 +24,6 @@ class NeighborTransformer(nn.Module):
 
     A learnt bias per head for each absolute row and column offset between two tiles is added to the
     attention (LeViT, Graham et al. 2021). Tiles outside the image are never attended to.
-
-    Parameters
-    ----------
-    width
-        D.
-    side
-        Tiles along one edge of the region; K = side x side.
-    depth, heads, mlp, dropout, **options
-        Of the transformer layers.
     """
 
     offsets: Tensor
@@ -65,11 +56,6 @@ class GridPosition(nn.Module):
     Empty grid cells count as zeros and stay empty (Chu et al. 2021, conditional positional encoding). On a sparse or
     irregular grid, of more than 16 cells per spot, the nine cells around each spot are gathered, so that memory does
     not grow with the grid; the numbers are those of the convolution up to rounding.
-
-    Parameters
-    ----------
-    width
-        Feature width D.
     """
 
     def __init__(self, width: int) -> None:
@@ -116,13 +102,6 @@ class Packing:
     """Slides padded to the longest: (S, D) rows, one slide after the other, to (B, L, D) and back.
 
     ``bias`` (B, 1, 1, L) masks the padding in attention; None where all slides have the same length.
-
-    Parameters
-    ----------
-    lengths
-        Rows of each of the B slides.
-    device
-        Device of the rows.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -171,13 +150,6 @@ class SlideTransformer(nn.Module):
     """Self-attention among the spots of a slide; several slides pass in one call.
 
     One layer, then the positional encoding by the grid, then the other layers.
-
-    Parameters
-    ----------
-    width
-        Feature width D.
-    depth, heads, mlp, dropout, **options
-        Of the transformer layers.
     """
 
     def __init__(self, width: int, depth: int, heads: int, mlp: int, dropout: float, **options: bool) -> None:

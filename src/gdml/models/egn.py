@@ -48,11 +48,9 @@ class EGNConfig(ScaledConfig):
         slide, or its own ``"spot"`` only. Where the other slides have too few spots (one slide only), it is the spot.
     pcc_weight
         Weight of 1 - PCC beside the squared error.
-    features
-        Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"``.
-    targets
-        Scale of the expression that is learnt and given with exemplars: ``"center"`` each gene on its mean over
-        the training spots, ``"standardize"`` it, or ``"raw"``.
+    features, targets
+        Scales by the training spots: features ``"standardize"`` or ``"raw"``; expression ``"center"`` (on the mean of
+        each gene), ``"standardize"`` or ``"raw"``.
     """
 
     width: int = 256
@@ -78,15 +76,7 @@ class EGNConfig(ScaledConfig):
 
 
 class Projector(nn.Module):
-    """Project the global view of the tile, the exemplars and their expression to the width of the tokens.
-
-    Parameters
-    ----------
-    dim, n_genes, width
-        Widths of the features, of the expression, and of the output.
-    depth, dropout
-        Of the feed-forward layers that global view and exemplars share.
-    """
+    """Project the global view of the tile, the exemplars and their expression to the width of the tokens."""
 
     def __init__(self, dim: int, n_genes: int, width: int, depth: int, dropout: float) -> None:
         super().__init__()
@@ -106,17 +96,7 @@ class Projector(nn.Module):
 
 
 class Bridge(nn.Module):
-    """Exemplar-bridging block: exemplars update the global view, which gates the tokens.
-
-    Parameters
-    ----------
-    width
-        Token width.
-    n_tokens
-        Tokens T; each has a gate of its own per head.
-    heads, head_width
-        Of the gated tokens.
-    """
+    """Exemplar-bridging block: exemplars update the global view, which gates the tokens."""
 
     def __init__(self, width: int, n_tokens: int, heads: int, head_width: int) -> None:
         super().__init__()
@@ -149,12 +129,7 @@ class Bridge(nn.Module):
 class ExemplarLayer(nn.Module):
     """Transformer layer with an exemplar-bridging block between its attention and its feed-forward layer.
 
-    Parameters
-    ----------
-    width, heads, mlp, dropout
-        Of the transformer layer.
-    bridge
-        None: a plain layer.
+    Without a ``bridge`` it is a plain layer.
     """
 
     def __init__(self, width: int, heads: int, mlp: int, dropout: float, bridge: Bridge | None) -> None:
@@ -178,12 +153,7 @@ class ResidualPooling(nn.Module):
 
     Zhu, Wu (2021), Residual attention, ICCV.
 
-    Parameters
-    ----------
-    width
-        Token width.
-    sharpness, weight
-        Scale of the logits; weight of the attended mean.
+    ``sharpness`` is the scale of the logits, ``weight`` that of the attended mean.
     """
 
     def __init__(self, width: int, sharpness: float, weight: float) -> None:
@@ -213,13 +183,6 @@ class EGN(SpotModel):
     expression, update the global view of the tile (its pooled features), and the global view updates the tokens. The
     prediction is made from the global view and the pooled tokens.
 
-    Parameters
-    ----------
-    config
-        Sizes and switches.
-    shape
-        Sizes of the data.
-
     Raises
     ------
     ValueError
@@ -243,11 +206,7 @@ class EGN(SpotModel):
 
     def __init__(self, config: EGNConfig, shape: Shape) -> None:
         super().__init__(config, shape)
-        if shape.n_tokens < 2:
-            raise ValueError(
-                "EGN is a transformer over the tokens of a tile, but the features are pooled to one: call "
-                'gdml.pp.embed(adata, tokens="grid7").'
-            )
+        shape.require("EGN", n_tokens=2)
         c, n_tokens = config, shape.n_tokens - 1
         self.scalers = Scalers(shape.dim, shape.n_genes, c.features, c.targets)
         self.bank = ReferenceBank(shape.n_bank, shape.n_genes, shape.dim)

@@ -14,50 +14,29 @@ from .batch import Batch, Output
 from .branches import NeighborTransformer, SlideTransformer
 from .discrimination import group_loss, instance_loss
 from .gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESET_RECIPES, PRESETS, GeneDMLConfig, published_grids
-from .layers import Block, Dropout, FeedForward
+from .layers import Block, Dropout, FeedForward, ProjectionHead
 from .ridge import RidgeMap, learnt_stripes, pooled_features
 from .scaling import Moments, Standardize
 
 SCALES = ("local", "neighbor", "global")
 
 
-class GeneEncoder(nn.Module):
-    """Expression to the shared space, (N, M) -> (N, d), rows of unit length (equation 1).
-
-    Parameters
-    ----------
-    n_genes
-        M.
-    width
-        d.
-    dropout
-        Of the encoder; the feed-forward layer after it has 0.1.
-    """
+class GeneEncoder(ProjectionHead):
+    """Expression to the shared space (equation 1)."""
 
     def __init__(self, n_genes: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.project = nn.Linear(n_genes, width)
-        self.refine = nn.Sequential(nn.GELU(), nn.Linear(width, width), Dropout(dropout))
-        self.norm = nn.LayerNorm(width)
+        super().__init__(n_genes, width, dropout)
         self.feed_forward = FeedForward(width, 2 * width, 0.1)
 
-    def forward(self, expression: Tensor) -> Tensor:
-        """Expression (N, M) to (N, d)."""
-        x = self.project(expression)
-        return F.normalize(self.feed_forward(self.norm(x + self.refine(x))).float(), dim=1)
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed expression ``x`` (N, M) in (N, d), rows of unit length."""
+        return F.normalize(self.feed_forward(super().forward(x)).float(), dim=1)
 
 
 class ScaleFusion(nn.Module):
     """Self-attention over the tokens of all scales, then a feed-forward layer.
 
-    Parameters
-    ----------
-    width
-        d.
-    heads, mlp, dropout, **options
-        Of the transformer layer.
-    residual
-        Add the input of the last feed-forward layer to its output (the authors' code does not).
+    With ``residual`` the input of the last feed-forward layer is added to its output (the authors' code does not).
     """
 
     def __init__(self, width: int, heads: int, mlp: int, dropout: float, *, residual: bool, **options: bool) -> None:
@@ -67,7 +46,7 @@ class ScaleFusion(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor, inside: Tensor) -> Tensor:
-        """Tokens ``x`` (N, T, d) of each spot to (N, T, d); those that are not ``inside`` (N, T) are not attended to."""
+        """Tokens ``x`` (N, T, d) of each spot to (N, T, d); only those ``inside`` (N, T) are attended to."""
         outside = torch.zeros(inside.shape, dtype=x.dtype, device=x.device).masked_fill_(~inside, float("-inf"))
         x = self.block(x, outside[:, None, None])
         y = self.feed_forward(x)
@@ -97,13 +76,6 @@ class GeneDML(SpotModel):
     width and fused by self-attention; a head on the mean of all tokens predicts the expression. Tiles outside the image
     take no part. In training each scale is aligned with the expression of its spot (equations 3, 4), and spots with the
     groups of the other modality (equation 5).
-
-    Parameters
-    ----------
-    config
-        Sizes and switches.
-    shape
-        Sizes of the data.
     """
 
     config_class = GeneDMLConfig

@@ -1,6 +1,6 @@
 """Settings of Gene-DML, and the paper's by data set."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .config import Config
@@ -142,53 +142,25 @@ class GeneDMLConfig(Config):
 #: ``gene_specific`` where it is None and the labels are the paper's.
 PAPER_LABELS_GENE_SPECIFIC = 0.5
 
-#: The paper's model on HER2ST (supplement, tables 7 and 13, and the authors' configuration).
-_HER2ST = GeneDMLConfig(
-    width=512,
-    features="raw",
-    targets="raw",
-    branch_width=0,
-    neighbor_depth=4,
-    neighbor_heads=4,
-    neighbor_mlp=4,
-    neighbor_dropout=0.3,
-    slide_depth=5,
-    slide_heads=8,
-    slide_mlp=4,
-    slide_dropout=0.3,
-    fusion_heads=1,
-    fusion_mlp=2,
-    fusion_dropout=0.1,
-    fusion_residual=False,
-    attention_dropout=True,
-    head_dropout=0.1,
-    n_groups=18,
-    normalize_image=False,
-    scale_weight=0.0,
-    average_scales=False,
-    linear_share=0.0,
-    gene_specific=1.0,
-    feature_shift=0.0,
-    token_dropout=0.0,
-    instance_weight=1.0,
-    group_weight=0.8,
-)
+_SIZES = ("depth", "heads", "mlp", "dropout")
 
+
+def _published(neighbor: tuple[float, ...], slide: tuple[float, ...], n_groups: int) -> GeneDMLConfig:
+    """Config of the paper (supplement, tables 7 and 13, and the authors' configuration)."""
+    sizes: dict[str, Any] = {f"neighbor_{name}": value for name, value in zip(_SIZES, neighbor, strict=True)}
+    sizes |= {f"slide_{name}": value for name, value in zip(_SIZES, slide, strict=True)}
+    weights = {"instance_weight": 1.0, "group_weight": 0.8, "scale_weight": 0.0, "linear_share": 0.0}
+    dropout = {"fusion_dropout": 0.1, "head_dropout": 0.1, "feature_shift": 0.0, "token_dropout": 0.0}
+    scales = {"features": "raw", "targets": "raw", "gene_specific": 1.0, "normalize_image": False}
+    fusion = {"fusion_heads": 1, "fusion_residual": False, "attention_dropout": True, "average_scales": False}
+    return GeneDMLConfig(width=512, branch_width=0, n_groups=n_groups, **(sizes | weights | dropout | scales | fusion))
+
+
+#: By data set: neighbour and slide transformers (depth, heads, mlp, dropout), and k.
 PRESETS = {
-    "her2st": _HER2ST,
-    "stnet": replace(
-        _HER2ST, neighbor_heads=8, slide_depth=3, slide_heads=8, slide_mlp=2, slide_dropout=0.1, n_groups=90
-    ),
-    "skinst": replace(
-        _HER2ST,
-        neighbor_heads=16,
-        neighbor_mlp=1,
-        slide_depth=2,
-        slide_heads=16,
-        slide_mlp=1,
-        slide_dropout=0.1,
-        n_groups=25,
-    ),
+    "her2st": _published((4, 4, 4, 0.3), (5, 8, 4, 0.3), 18),
+    "stnet": _published((4, 8, 4, 0.3), (3, 8, 2, 0.1), 90),
+    "skinst": _published((4, 16, 1, 0.3), (2, 16, 1, 0.1), 25),
 }
 
 #: The paper's training: Adam 1e-4, x0.95 every 20 epochs, 200 epochs, patience 20, the authors' batch sizes.

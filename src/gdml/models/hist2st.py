@@ -48,11 +48,9 @@ class Hist2STConfig(ScaledConfig):
         units of the scaled features.
     distillation_weight
         Weight of the squared difference between the prediction and the combined predictions of the copies.
-    features
-        Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
-    targets
-        ``"center"``: the head starts at the mean expression of the training spots; ``"standardize"``: each gene
-        is also divided by its standard deviation; ``"raw"`` (paper): the mean is learnt from zero.
+    features, targets
+        Scales by the training spots: features ``"standardize"`` or ``"raw"``; expression ``"center"`` (on the mean of
+        each gene), ``"standardize"`` or ``"raw"`` (both ``"raw"`` in the paper).
     """
 
     width: int = 1024
@@ -116,11 +114,6 @@ class GraphLayer(nn.Module):
     """GraphSAGE layer: a linear layer on the mean of the neighbours, ReLU, rows of unit length.
 
     Hamilton, Ying, Leskovec 2017, mean aggregator.
-
-    Parameters
-    ----------
-    width
-        Width of the spots' features.
     """
 
     def __init__(self, width: int) -> None:
@@ -145,13 +138,6 @@ class Hist2ST(SpotModel):
     The paper begins with convolutions over the pixels of a tile; here the features of a frozen encoder take their
     place. The loss has the squared error, the likelihood of the raw counts, and the difference between the predictions
     from the input and from altered copies of it.
-
-    Parameters
-    ----------
-    config
-        Sizes and weights.
-    shape
-        Sizes of the data.
     """
 
     config_class = Hist2STConfig

@@ -38,11 +38,9 @@ class HisToGeneConfig(ScaledConfig):
         Width of the transformer.
     depth, heads, mlp, dropout
         Of the transformer layers; ``mlp`` is the width of their feed-forward layers, as a multiple of ``width``.
-    features
-        Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
-    targets
-        ``"center"``: the head starts at the mean expression of the training spots; ``"standardize"``: each gene
-        is also divided by its standard deviation; ``"raw"`` (paper): the mean is learnt from zero.
+    features, targets
+        Scales by the training spots: features ``"standardize"`` or ``"raw"``; expression ``"center"`` (on the mean of
+        each gene), ``"standardize"`` or ``"raw"`` (both ``"raw"`` in the paper).
     """
 
     width: int = 1024
@@ -53,7 +51,7 @@ class HisToGeneConfig(ScaledConfig):
 
 
 def _interpolate(table: nn.Embedding, position: Tensor, extent: Tensor) -> Tensor:
-    """Rows of a table at positions (n,) on grids of ``extent`` (n,) rows or columns, scaled where the table is shorter."""
+    """Rows of a table at positions (n,) on grids of ``extent`` (n,), scaled where the table is shorter."""
     last = table.num_embeddings - 1
     scale = torch.where(extent > last + 1, last / (extent - 1).clamp(min=1), 1.0)
     at = (position * scale).clamp(max=last)
@@ -71,14 +69,7 @@ class SpotTransformer(nn.Module):
 
     The positions of a slide whose grid exceeds the tables are scaled to them and its embeddings interpolated.
 
-    Parameters
-    ----------
-    dim
-        Width D of the features.
-    width, depth, heads, mlp, dropout
-        Of the transformer layers.
-    n_rows, n_cols
-        Sizes of the tables of positions, at most ``MAX_POSITIONS`` each.
+    The tables have ``n_rows`` and ``n_cols`` entries, at most ``MAX_POSITIONS`` each.
     """
 
     def __init__(
@@ -120,13 +111,6 @@ class HisToGene(SpotModel):
     """HisToGene: self-attention among the spots of a slide, with learnt embeddings of their grid positions.
 
     The paper projects the pixels of a tile; here the features of a frozen encoder take their place.
-
-    Parameters
-    ----------
-    config
-        Sizes.
-    shape
-        Sizes of the data.
     """
 
     config_class = HisToGeneConfig

@@ -48,17 +48,7 @@ def _visiting_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: T
 
 
 class FeedForward(nn.Sequential):
-    """Linear, GELU, dropout, linear, dropout: (..., width) -> (..., out or width).
-
-    Parameters
-    ----------
-    width
-        Width of the input.
-    hidden
-        Width of the hidden layer.
-    dropout
-        Rate of both dropouts.
-    """
+    """Linear, GELU, dropout, linear, dropout: (..., width) -> (..., out or width)."""
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__(
@@ -66,19 +56,26 @@ class FeedForward(nn.Sequential):
         )
 
 
+class ProjectionHead(nn.Module):
+    """Linear layer with a residual GELU, linear and dropout, then layer norm."""
+
+    def __init__(self, n_in: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Linear(n_in, width)
+        self.refine = nn.Sequential(nn.GELU(), nn.Linear(width, width), Dropout(dropout))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows ``x`` (N, n_in) to (N, width)."""
+        x = self.project(x)
+        return self.norm(x + self.refine(x))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, (B, T, width) -> (B, T, width).
 
-    Parameters
-    ----------
-    width
-        Token width; must be a multiple of ``heads``.
-    heads
-        Number of attention heads.
-    dropout
-        Rate on the output.
-    on_weights
-        Drop attention weights at the same rate, which rules out the fused kernels.
+    The width must be a multiple of ``heads``. ``dropout`` is that of the output, and with ``on_weights`` that of the
+    attention weights too, which rules out the fused kernels.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, *, on_weights: bool = False) -> None:
@@ -145,16 +142,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer layer, (B, T, width) -> (B, T, width).
 
-    Parameters
-    ----------
-    width, heads
-        Token width and number of attention heads.
-    mlp
-        Width of the feed-forward layer, as a multiple of ``width``.
-    dropout
-        Rate of the dropouts in the layer.
-    attention_dropout
-        Drop attention weights too.
+    The feed-forward layer is ``mlp`` times as wide. ``attention_dropout`` drops attention weights too.
     """
 
     def __init__(
@@ -182,17 +170,7 @@ class Block(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of queries to other tokens: (B, Q, width) and (B, T, width) -> (B, Q, width).
-
-    Parameters
-    ----------
-    width
-        Token width; must be a multiple of ``heads``.
-    heads
-        Number of attention heads.
-    dropout
-        Rate on the output.
-    """
+    """Multi-head attention of queries to other tokens: (B, Q, width) and (B, T, width) -> (B, Q, width)."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -218,17 +196,7 @@ class CrossAttention(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """Pre-norm layers in which queries attend to other tokens: (B, Q, width) and (B, T, width) -> (B, Q, width).
-
-    Parameters
-    ----------
-    width, depth, heads
-        Token width, number of layers, and attention heads.
-    mlp
-        Width of the feed-forward layers, as a multiple of ``width``.
-    dropout
-        Rate of the dropouts.
-    """
+    """Pre-norm layers in which queries attend to other tokens: (B, Q, width) and (B, T, width) -> (B, Q, width)."""
 
     def __init__(self, width: int, depth: int, heads: int, mlp: int, dropout: float) -> None:
         super().__init__()

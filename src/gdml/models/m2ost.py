@@ -39,11 +39,9 @@ class M2OSTConfig(ScaledConfig):
     cross_residual
         Add the tokens of a level to the output of its attention to the other levels; the authors' code has no such
         residual.
-    features
-        Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"``.
-    targets
-        Scale on which expression is learnt: ``"center"`` each gene on its mean over the training spots,
-        ``"standardize"`` it, or ``"raw"`` (paper).
+    features, targets
+        Scales by the training spots: features ``"standardize"`` or ``"raw"``; expression ``"center"`` (on the mean of
+        each gene), ``"standardize"`` or ``"raw"`` (``"raw"`` targets in the paper).
     """
 
     width: int = 192
@@ -62,13 +60,7 @@ class M2OSTConfig(ScaledConfig):
 
 
 class CrossLevel(nn.Module):
-    """Tokens of each level attend to those of each other level, level by level (cross-level token mixing).
-
-    Parameters
-    ----------
-    width, heads, dropout
-        Of the attention.
-    """
+    """Tokens of each level attend to those of each other level, level by level (cross-level token mixing)."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -96,13 +88,7 @@ class CrossLevel(nn.Module):
 
 
 class M2OSTLayer(nn.Module):
-    """Attention within each level, between levels, and weights for the channels of all levels.
-
-    Parameters
-    ----------
-    config
-        Sizes.
-    """
+    """Attention within each level, between levels, and weights for the channels of all levels."""
 
     def __init__(self, config: M2OSTConfig) -> None:
         super().__init__()
@@ -137,13 +123,6 @@ class M2OST(SpotModel):
 
     The paper reads three images of the same size in pixels at three magnifications; here the second and third level
     are the features of the tiles that these images cover.
-
-    Parameters
-    ----------
-    config
-        Sizes and switches.
-    shape
-        Sizes of the data.
     """
 
     config_class = M2OSTConfig
@@ -153,17 +132,7 @@ class M2OST(SpotModel):
 
     def __init__(self, config: M2OSTConfig, shape: Shape) -> None:
         super().__init__(config, shape)
-        if shape.n_tokens < 2:
-            raise ValueError(
-                "M2OST attends to the local tokens of a tile, but the features have one: call gdml.pp.embed(adata, "
-                'tokens="grid7").'
-            )
-        side = max(LEVEL_SIDES)
-        if shape.n_side < side:
-            raise ValueError(
-                f"M2OST reads {side} x {side} neighbour tiles, but there are {shape.n_side} x {shape.n_side}: call "
-                f"gdml.pp.tile(adata, n_side={side}) and embed again."
-            )
+        shape.require("M2OST", n_tokens=2, n_side=max(LEVEL_SIDES))
         c, d = config, config.width
         self.scalers = Scalers(shape.dim, shape.n_genes, c.features, c.targets)
         self.around = [around_center(shape.n_side, side) for side in LEVEL_SIDES]

@@ -39,11 +39,9 @@ class NH2STConfig(ScaledConfig):
         Temperature of both losses.
     negative_weight
         Factor of the similarities of unpaired spots (authors' code: 0.1).
-    features
-        Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"``.
-    targets
-        Scale on which expression is learnt: ``"center"`` each gene on its mean over the training spots,
-        ``"standardize"`` it, or ``"raw"`` (paper).
+    features, targets
+        Scales by the training spots: features ``"standardize"`` or ``"raw"``; expression ``"center"`` (on the mean of
+        each gene), ``"standardize"`` or ``"raw"`` (``"raw"`` targets in the paper).
     """
 
     width: int = 512
@@ -88,15 +86,7 @@ def hypergraph(x: Tensor, n_edge: int) -> Tensor:
 
 
 class NeighborBranch(nn.Module):
-    """Two hypergraph convolutions over the spots of a neighbourhood.
-
-    Parameters
-    ----------
-    dim, hidden, width
-        Widths before, between and after the convolutions.
-    n_edge
-        Of :func:`hypergraph`.
-    """
+    """Two hypergraph convolutions over the spots of a neighbourhood."""
 
     def __init__(self, dim: int, hidden: int, width: int, n_edge: int) -> None:
         super().__init__()
@@ -140,13 +130,6 @@ class NH2ST(SpotModel):
 
     In training each branch is aligned with expression: the spot with its own, and its neighbourhood with the mean over
     the neighbours in the training set.
-
-    Parameters
-    ----------
-    config
-        Sizes and switches.
-    shape
-        Sizes of the data.
     """
 
     config_class = NH2STConfig

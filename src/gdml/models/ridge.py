@@ -172,13 +172,6 @@ class Ridge(SpotModel):
     """Ridge regression from the mean local and mean neighbour features, both standardised.
 
     One penalty for all genes.
-
-    Parameters
-    ----------
-    config
-        Penalties and how one is chosen.
-    shape
-        Sizes of the data.
     """
 
     config_class = RidgeConfig

@@ -17,11 +17,9 @@ class STNetConfig(ScaledConfig):
 
     Parameters
     ----------
-    features
-        Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
-    targets
-        ``"center"``: the bias starts at the mean expression of the training spots (paper); ``"standardize"``:
-        each gene is also divided by its standard deviation; ``"raw"``: the bias starts at zero.
+    features, targets
+        Scales by the training spots: features ``"standardize"`` or ``"raw"``; expression ``"center"`` (on the mean of
+        each gene), ``"standardize"`` or ``"raw"`` (``"raw"`` and ``"center"`` in the paper).
     """
 
 
@@ -30,13 +28,6 @@ class STNet(SpotModel):
 
     The weights start at zero and the bias at the mean expression of the training spots. The paper fine-tunes
     the encoder (DenseNet121) as well; here the features are frozen and only the head is trained.
-
-    Parameters
-    ----------
-    config
-        Scales of features and targets.
-    shape
-        Sizes of the data.
     """
 
     config_class = STNetConfig

@@ -1,6 +1,6 @@
 """TRIPLEX: three resolutions, fused by cross-attention (Chung, Ha, Im, Lee; CVPR 2024; arXiv 2403.07592)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -39,11 +39,9 @@ class TriplexConfig(ScaledConfig):
     detach_teacher
         Stop gradients at the fused prediction in that part (the authors' code does not, so that the fused prediction
         also moves towards those of the branches).
-    features
-        Scale of the features: ``"standardize"`` each column on the training spots, or ``"raw"`` (paper).
-    targets
-        Scale on which expression is learnt: ``"center"`` each gene on its mean over the training spots,
-        ``"standardize"`` it, or ``"raw"`` (paper).
+    features, targets
+        Scales by the training spots: features ``"standardize"`` or ``"raw"``; expression ``"center"`` (on the mean of
+        each gene), ``"standardize"`` or ``"raw"`` (both ``"raw"`` in the paper).
     """
 
     width: int = 192
@@ -70,30 +68,21 @@ class TriplexConfig(ScaledConfig):
         self.check_share("distillation")
 
 
-#: The authors' configurations, by data set.
-_HER2ST = TriplexConfig(width=512)
+_SIZES = ("depth", "heads", "mlp", "dropout")
+
+
+def _published(*parts: tuple[float, ...]) -> TriplexConfig:
+    sizes: dict[str, Any] = {}
+    for part, values in zip(("neighbor", "global", "fusion"), parts, strict=True):
+        sizes |= {f"{part}_{name}": value for name, value in zip(_SIZES, values, strict=True)}
+    return TriplexConfig(width=512, **sizes)
+
+
+#: The authors' configurations by data set: depth, heads, mlp and dropout of neighbour, global and fusion layers.
 PRESETS = {
-    "her2st": _HER2ST,
-    "stnet": replace(
-        _HER2ST,
-        neighbor_heads=8,
-        global_depth=3,
-        global_mlp=2,
-        global_dropout=0.1,
-        fusion_depth=3,
-        fusion_heads=16,
-    ),
-    "skinst": replace(
-        _HER2ST,
-        neighbor_heads=16,
-        neighbor_mlp=1,
-        global_depth=2,
-        global_heads=16,
-        global_mlp=1,
-        global_dropout=0.1,
-        fusion_depth=2,
-        fusion_dropout=0.1,
-    ),
+    "her2st": _published((4, 4, 4, 0.3), (5, 8, 4, 0.3), (1, 8, 4, 0.4)),
+    "stnet": _published((4, 8, 4, 0.3), (3, 8, 2, 0.1), (3, 16, 4, 0.4)),
+    "skinst": _published((4, 16, 1, 0.3), (2, 16, 1, 0.1), (2, 8, 4, 0.1)),
 }
 
 
@@ -103,13 +92,6 @@ class Triplex(SpotModel):
     The spot's token of the slide transformer attends to the target tokens and to the neighbour tokens; the sum of both
     outputs predicts the expression. Each branch also predicts it from the mean of its own tokens, supervised by the
     measured expression and by the fused prediction.
-
-    Parameters
-    ----------
-    config
-        Sizes and switches.
-    shape
-        Sizes of the data.
     """
 
     config_class = TriplexConfig
@@ -122,13 +104,7 @@ class Triplex(SpotModel):
 
     def __init__(self, config: TriplexConfig, shape: Shape) -> None:
         super().__init__(config, shape)
-        if shape.n_tokens < 2:
-            raise ValueError(
-                "TRIPLEX attends to the local tokens of a tile, but the features have one: call gdml.pp.embed(adata, "
-                'tokens="grid7").'
-            )
-        if shape.n_side < 2:
-            raise ValueError("TRIPLEX needs neighbour tiles: call gdml.pp.tile(adata, n_side=5) and embed again.")
+        shape.require("TRIPLEX", n_tokens=2, n_side=2)
         c, d, m = config, config.width, shape.n_genes
         self.scalers = Scalers(shape.dim, m, c.features, c.targets)
         self.project = nn.ModuleDict({name: nn.Linear(shape.dim, d) for name in BRANCHES})
