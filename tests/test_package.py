@@ -88,7 +88,6 @@ def private_imports() -> list[str]:
     return found
 
 
-@pytest.mark.xfail(reason="datasets and the cache still do", strict=True)
 def test_no_room_imports_another_rooms_private_modules():
     assert not private_imports()
 
