@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdml._marker import marked
-from gdml.features import FeatureBank, FeatureSpec, open_path, open_store, read_head, store_path
+from gdml.features import FeatureBank, FeatureSpec, open_path, open_store
+from gdml.features.store import read_head, store_path
 
 SPEC = FeatureSpec("abc", "stain-1", 0.5, 224.0, 224, "grid7")
 POOLED = replace(SPEC, tokens="pooled")

@@ -17,7 +17,9 @@ from hypothesis.extra.numpy import arrays
 import gdml
 from gdml._marker import marked
 from gdml.encoders import CustomEncoder, get_encoder
-from gdml.features import FeatureStore, TileBank, distinct_tiles, open_path, read_head
+from gdml.features import FeatureStore, TileBank, open_path
+from gdml.features.store import read_head
+from gdml.features.tiles import distinct_tiles
 from gdml.pp import _memory, load_features
 from gdml.pp._read_ahead import read_ahead
 from gdml.pp._tokens import thin_tokens

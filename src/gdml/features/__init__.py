@@ -1,9 +1,8 @@
 """The feature bank: features of tiles on disk."""
 
 from ._spec import FeatureSpec
-from ._store import FeatureStore, open_path, open_store, read_head, store_path
-from ._tiles import distinct_tiles
 from .bank import FeatureBank, MemoryBank, SlideFeatures, TileBank
+from .store import FeatureStore, open_path, open_store
 
 __all__ = [
     "FeatureBank",
@@ -12,11 +11,8 @@ __all__ = [
     "MemoryBank",
     "SlideFeatures",
     "TileBank",
-    "distinct_tiles",
     "open_path",
     "open_store",
-    "read_head",
-    "store_path",
 ]
 
 

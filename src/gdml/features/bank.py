@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._rows import DamagedShardError, Rows
-from ._store import damage, read_head, read_xy
-from ._tiles import TileIndex
+from .store import damage, read_head, read_xy
+from .tiles import TileIndex
 
 
 @runtime_checkable

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gdml.features import FeatureSpec, FeatureStore, distinct_tiles, open_path, open_store, store_path
+from gdml.features import FeatureSpec, FeatureStore, open_path, open_store
+from gdml.features.store import store_path
+from gdml.features.tiles import distinct_tiles
 from gdml.slides import Slide
 
 from ._extract import Extractor

@@ -25,7 +25,7 @@ from ._durable import UNFINISHED, DurableStore
 from ._lock import locked
 from ._rows import DamagedShardError, Rows
 from ._spec import FORMAT, FeatureSpec
-from ._tiles import TileIndex, tile_keys
+from .tiles import TileIndex, tile_keys
 
 _UNIT_WITH_TOKENS, _UNIT_POOLED = 64, 256  # tiles that are written at once
 _SHARD = 2048  # rows in a shard of pooled embeddings and of centres: few files, and little to write again
