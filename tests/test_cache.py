@@ -1,134 +1,147 @@
 import os
 import time
 
-import numpy as np
 import pytest
 
 import gdml
 from gdml._cache import shown
-from gdml.features import FeatureSpec, open_store
-
-
-def store(folder, encoder, n=10):
-    made = open_store(folder / "features", FeatureSpec("img", encoder, 0.5, 224.0, 224, "pooled"), n_tokens=1, dim=4)
-    made.append(np.arange(2.0 * n).reshape(n, 2), None, np.ones((n, 4)))
-    return made.path
+from gdml._marker import mark
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(gdml.settings, "cache_dir", tmp_path)
-    return tmp_path
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setattr(gdml.settings, "cache_dir", folder)
+    return folder
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+    return folder
 
 
 @pytest.fixture
 def filled(cache):
-    """Cache with something of each kind, and files that others put there."""
-    paths = {name: store(cache, name) for name in ("stain-1", "box-1 bf16")}
-    for name, content in {
-        "features/old/zarr.json": "{}",
-        "models/ridge-1/model.json": "{}",
-        "runs/0a1b/run.json": '{"about": {"model": "triplex"}}',
-        "runs/0a1b/prediction.safetensors": "123",
-        "runs/2c3d/run.json": "{",
-        "runs/mine/notes.txt": "mine",
-        "models/ridge-1/weights.safetensors": "12345",
-        "her2st/ST-cnts/A1.tsv.gz": "counts",
-        "synthetic/abc/S1.jpg": "picture",
-        "features/mine/notes.txt": "mine",
-        "her2st/mine.txt": "mine",
-        "synthetic/abc/mine.txt": "mine",
-        "models/mine/weights.bin": "mine",
-        "mine.txt": "mine",
-    }.items():
+    """A cache with two marked folders of features, a model, a run and a data set."""
+    for name in ("stain-1", "box-1 bf16"):
+        mark(write(cache / "features" / name, data="12345"), "features", encoder=name, image="img")
+    mark(write(cache / "models" / "a", model__json="{}"), "models", name="ridge-1")
+    mark(write(cache / "runs" / "0a1b", run__json="{}"), "runs", name="triplex")
+    mark(write(cache / "synthetic" / "abc", S1__jpg="picture", own__txt="own"), "synthetic", files=["S1.jpg"])
+    return cache
+
+
+# folders of other programs that have the file names of gdml's, and of gdml 0.2, which had no marker
+FOREIGN = {
+    "features/old/zarr.json": "{}",
+    "features/old/store.json": "{}",
+    "models/mine/model.json": "{}",
+    "models/mine/weights.safetensors": "12345",
+    "runs/mine/run.json": '{"about": {"model": "triplex"}}',
+    "her2st/ST-cnts/A1.tsv.gz": "counts",
+    "synthetic/mine/S1.jpg": "picture",
+    "mine/gdml.json": '{"other": "program"}',
+    "broken/gdml.json": "{",
+    "list/gdml.json": "[]",
+    "mine.txt": "mine",
+}
+
+
+def test_folders_without_a_marker_survive(cache, filled):
+    for name, content in FOREIGN.items():
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
         (cache / name).write_text(content)
-    return paths
-
-
-def mine(cache):
-    return {str(p.relative_to(cache)) for p in cache.rglob("*") if p.is_file() and p.read_bytes() == b"mine"}
+    assert sorted(gdml.settings.list_cache()["name"]) == ["abc", "box-1 bf16", "ridge-1", "stain-1", "triplex"]
+    for kind in (None, "features", "models", "runs", "her2st", "synthetic"):
+        gdml.settings.clear_cache(kind)
+    assert gdml.settings.list_cache().empty
+    left = {p.relative_to(cache).as_posix(): p.read_text() for p in cache.rglob("*") if p.is_file()}
+    assert left == {**FOREIGN, "synthetic/abc/own.txt": "own"}
 
 
 def test_an_empty_cache(cache):
     assert gdml.settings.list_cache().empty and gdml.settings.clear_cache().empty
+    cache.rmdir()
+    assert gdml.settings.list_cache().empty
 
 
-def test_what_is_listed(cache, filled):
-    found = gdml.settings.list_cache().set_index("name")
-    assert sorted(found["kind"]) == [
-        "features",
-        "features",
-        "features",
-        "her2st",
-        "models",
-        "runs",
-        "runs",
-        "synthetic",
-    ]
-    row = found.loc[filled["stain-1"].name]
-    assert (row["encoder"], row["image"], row["tiles"]) == ("stain-1", "img", 10)
-    assert row["bytes"] == sum(p.stat().st_size for p in filled["stain-1"].rglob("*") if p.is_file()) and row["size"]
-    assert found.loc["old", "encoder"] == "(written by gdml 0.1)"
-    assert found.loc["ridge-1", "bytes"] == 7
-    assert found.loc["triplex", "kind"] == found.loc["(damaged)", "kind"] == "runs"
+def test_what_is_listed(filled):
+    found = gdml.settings.list_cache()
+    assert found["kind"].tolist() == ["features", "features", "models", "runs", "synthetic"]
+    found = found.set_index("name")
+    assert list(found.index) == ["box-1 bf16", "stain-1", "ridge-1", "triplex", "abc"]
+    assert found.loc["stain-1", ["encoder", "image"]].tolist() == ["stain-1", "img"]
+    marker = (filled / "features" / "stain-1" / "gdml.json").stat().st_size
+    assert found.loc["stain-1", "bytes"] == marker + 5 and found.loc["stain-1", "size"] == f"{marker + 5} B"
 
 
-def test_all_is_cleared_but_models_runs_and_what_others_put_there(cache, filled):
-    before = mine(cache)
-    removed = gdml.settings.clear_cache()
-    assert len(removed) == 5 and removed["bytes"].sum() > 0
-    assert gdml.settings.list_cache()["kind"].tolist() == ["models", "runs", "runs"]
+def test_models_and_runs_are_cleared_by_name_only(filled):
+    assert gdml.settings.clear_cache()["kind"].tolist() == ["features", "features", "synthetic"]
+    assert gdml.settings.list_cache()["kind"].tolist() == ["models", "runs"]
     gdml.settings.clear_cache("models")
     gdml.settings.clear_cache("runs")
     assert gdml.settings.list_cache().empty
-    assert mine(cache) == before and len(before) == 6
+    assert [p.name for p in filled.rglob("*") if p.is_file()] == ["own.txt"]
 
 
-def test_some_is_cleared(cache, filled):
+def test_part_of_the_features_is_cleared(filled):
     removed = gdml.settings.clear_cache(encoder="box")
-    assert removed["path"].tolist() == [str(filled["box-1 bf16"])]
-    assert filled["stain-1"].is_dir() and not filled["box-1 bf16"].exists()
+    assert removed["path"].tolist() == [str(filled / "features" / "box-1 bf16")]
+    assert (filled / "features" / "stain-1").is_dir() and not (filled / "features" / "box-1 bf16").exists()
     long_ago = time.time() - 40 * 24 * 3600
-    for path in filled["stain-1"].rglob("*"):
+    for path in (filled / "features" / "stain-1").iterdir():
         os.utime(path, (long_ago, long_ago))
     assert gdml.settings.clear_cache("features", older_than_days=41).empty
-    assert gdml.settings.clear_cache("features", older_than_days=39)["name"].tolist() == [filled["stain-1"].name]
+    assert gdml.settings.clear_cache("features", older_than_days=39)["name"].tolist() == ["stain-1"]
 
 
-def test_links_are_not_followed(cache, filled, tmp_path_factory):
-    elsewhere = store(tmp_path_factory.mktemp("elsewhere"), "stain-1")
-    (cache / "features" / "link").symlink_to(elsewhere)
+def test_links_are_not_followed(filled, tmp_path):
+    mark(write(tmp_path / "elsewhere", data="1"), "features")
+    (filled / "features" / "link").symlink_to(tmp_path / "elsewhere")
+    (filled / "linked").symlink_to(tmp_path)  # its folders are not the cache's
+    (filled / "features" / "stain-1" / "link").symlink_to(tmp_path / "elsewhere")
     gdml.settings.clear_cache()
-    assert (elsewhere / "store.json").is_file()
+    assert (tmp_path / "elsewhere" / "data").read_text() == "1"
+    assert not (filled / "features" / "stain-1").exists()
 
 
-def test_a_store_that_is_cleared_while_it_is_written_to(cache):
-    made = open_store(cache / "features", FeatureSpec("i", "e", 0.5, 2.0, 2, "pooled"), n_tokens=1, dim=4)
-    gdml.settings.clear_cache()
-    with pytest.raises(FileNotFoundError, match=r"removed.*call gdml.pp.embed"):
-        made.append(np.zeros((1, 2)), None, np.ones((1, 4)))
+def test_a_marker_names_no_file_outside_its_folder(cache, tmp_path):
+    outside = [write(folder, data="1") / "data" for folder in (tmp_path, cache)]
+    folder = write(cache / "her2st", A1="1")
+    (folder / "link").symlink_to(tmp_path)
+    mark(folder, "her2st", files=["A1", "../data", "../../data", "./../data", "link/data", *map(str, outside)])
+    gdml.settings.clear_cache("her2st")
+    assert all(file.exists() for file in outside) and not (folder / "A1").exists()
 
 
-def test_a_damaged_store_is_listed_and_removed(cache, filled):
-    (filled["stain-1"] / "store.json").write_text("{")
-    found = gdml.settings.list_cache().set_index("name")
-    assert found.loc[filled["stain-1"].name, "encoder"] == "(damaged)"
-    gdml.settings.clear_cache("features")
-    assert not filled["stain-1"].exists()
+def test_an_interrupted_removal_is_finished_by_the_next(filled, monkeypatch):
+    def stopped(path):
+        raise KeyboardInterrupt
+
+    (filled / "features" / "stain-1" / "units").mkdir()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("shutil.rmtree", stopped)
+        gdml.settings.clear_cache(encoder="stain")
+    assert not (filled / "features" / "stain-1").exists()
+    assert "features" in gdml.settings.clear_cache(encoder="stain")["kind"].tolist()
+    assert [p.name for p in (filled / "features").iterdir()] == ["box-1 bf16"]
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("kwargs", "error", "message"),
     [
-        ({"kind": "feature"}, "`kind`.*Did you mean 'features'"),
-        ({"kind": "models", "encoder": "stain"}, "`encoder` chooses among features"),
-        ({"older_than_days": float("nan")}, "`older_than_days`"),
+        ({"kind": "feature"}, ValueError, "`kind`.*Did you mean 'features'"),
+        ({"kind": "models", "encoder": "stain"}, ValueError, "`encoder` selects features"),
+        ({"older_than_days": float("nan")}, ValueError, "`older_than_days`"),
+        ({"older_than_days": "90"}, TypeError, "`older_than_days` must be a number, found '90'"),
     ],
 )
-def test_bad_arguments(cache, filled, kwargs, message):
+def test_bad_arguments(filled, kwargs, error, message):
     n = len(gdml.settings.list_cache())
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         gdml.settings.clear_cache(**kwargs)
     assert len(gdml.settings.list_cache()) == n
 
@@ -136,5 +149,5 @@ def test_bad_arguments(cache, filled, kwargs, message):
 @pytest.mark.parametrize(
     ("n", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2e9, "2.0 GB"), (3e13, "30.0 TB")]
 )
-def test_sizes_for_reading(n, text):
+def test_sizes_as_text(n, text):
     assert shown(n) == text

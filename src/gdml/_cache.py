@@ -1,118 +1,128 @@
-"""What lies in the cache folder, and how to be rid of it.
+"""List and remove the folders in the cache that bear gdml's marker.
 
-Only what gdml wrote is listed and removed: folders that say of themselves what they are, files by their known names.
+Which folders exist is the business of the modules that make and mark them; nothing is recognised by its file names.
 """
 
-import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ._marker import NAME, marked
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("features", "models", "runs", "her2st", "synthetic")
+REPLACEABLE = ("features", "her2st", "synthetic")  # computed or downloaded again when they are needed
+_DEPTH = 3  # levels of folders below the cache folder that are searched
 _DAY = 24 * 3600.0
-_COLUMNS = ["kind", "name", "encoder", "image", "tiles", "size", "bytes", "modified", "path"]
+_ABOUT = ("name", "encoder", "image")
+_COLUMNS = ["kind", *_ABOUT, "size", "bytes", "modified", "path"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Entry:
-    """One thing that can be removed.
+    """A marked folder.
 
     Parameters
     ----------
-    kind
-        One of ``KINDS``.
     path
-        Its folder.
-    files
-        Those that belong to it.
-    name
-        What users know it by.
-    about
-        Further columns.
+        The folder.
+    marker
+        Content of its marker.
     """
 
-    kind: str
     path: Path
-    files: list[Path]
-    name: str
-    about: dict[str, Any] = field(default_factory=dict)
+    marker: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """What the folder holds, such as ``"features"``."""
+        return str(self.marker["gdml"])
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that belong to gdml: those that the marker names, else all in the folder; links are left out."""
+        named = self.marker.get("files")
+        if named is None:
+            return list(_files(self.path))
+        return [file for file in _files(self.path) if file.relative_to(self.path).as_posix() in {NAME, *named}]
 
     @property
     def n_bytes(self) -> int:
         """Size on disk."""
-        return sum(file.stat().st_size for file in self.files if file.is_file())
+        return sum(file.stat().st_size for file in self.files)
 
     @property
     def modified(self) -> float:
-        """When it was last written to, seconds since 1970."""
-        return max((file.stat().st_mtime for file in self.files if file.exists()), default=0.0)
+        """Time of the last change, seconds since 1970."""
+        return max((file.stat().st_mtime for file in self.files), default=0.0)
 
     def remove(self) -> None:
-        """Delete the files, and the folder where nothing else is left in it."""
-        from gdml.features.units import locked
-
-        with locked(self.path) if self.kind == "features" else nullcontext():
-            if self.kind in ("features", "models", "runs"):
-                # out of its place first: whoever looks meanwhile finds all of it or nothing
-                going = self.path.with_name(f".{self.path.name}-removing")
-                shutil.rmtree(going, ignore_errors=True)
-                self.path.rename(going)
-                shutil.rmtree(going)
-                return
-            for file in self.files:
-                file.unlink(missing_ok=True)
-            for folder in sorted({file.parent for file in self.files}, reverse=True):
-                while folder.is_relative_to(self.path) and folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
-                    folder = folder.parent
+        """Delete the folder; where the marker names files, only these and the folders that they leave empty."""
+        if self.marker.get("files") is None:
+            # renamed first: another process finds the whole folder or none
+            removing = self.path.rename(self.path.with_name(f".{self.path.name}-removing-{os.getpid()}"))
+            for path in removing.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != NAME:
+                    path.unlink()
+            (removing / NAME).unlink()  # last: what an interrupted removal leaves is listed, and can be cleared
+            removing.rmdir()
+            return
+        files = self.files
+        for file in files:
+            file.unlink()
+        for folder in sorted({file.parent for file in files}, reverse=True):
+            while folder.is_relative_to(self.path) and not any(folder.iterdir()):
+                folder.rmdir()
+                folder = folder.parent
 
 
 def entries(cache_dir: Path) -> list[Entry]:
-    """Everything of gdml's under ``cache_dir``.
+    """Find the marked folders below ``cache_dir``.
 
     Parameters
     ----------
     cache_dir
-        The cache folder; it need not exist.
+        The cache folder; it need not exist. Symbolic links in it are not followed.
 
     Returns
     -------
-    By kind, then by name.
+    Entries sorted by kind and path.
     """
-    return [entry for kind in KINDS for entry in _FINDERS[kind](cache_dir / kind)]
+    return sorted(_search(cache_dir, _DEPTH), key=lambda entry: (entry.kind, entry.path))
 
 
 def table(found: list[Entry]) -> "pd.DataFrame":
-    """Entries as a table.
+    """Tabulate entries.
 
     Parameters
     ----------
     found
-        Of :func:`entries`.
+        Entries, as returned by :func:`entries`.
 
     Returns
     -------
-    One row each: ``kind``, ``name``, ``encoder``, ``image``, ``tiles``, ``size`` (for reading), ``bytes``, ``modified``,
-    ``path``.
+    A row per entry with the columns ``kind``, ``name``, ``encoder``, ``image``, ``size`` (text), ``bytes``,
+    ``modified`` (UTC) and ``path``.
     """
     import pandas as pd
 
     rows = [
         {
             "kind": entry.kind,
-            "name": entry.name,
+            "name": entry.path.name,
+            **{column: entry.marker[column] for column in _ABOUT if column in entry.marker},
             "size": shown(entry.n_bytes),
             "bytes": entry.n_bytes,
             "modified": pd.Timestamp(entry.modified, unit="s").floor("s"),
             "path": str(entry.path),
-            **entry.about,
         }
         for entry in found
     ]
@@ -120,34 +130,20 @@ def table(found: list[Entry]) -> "pd.DataFrame":
 
 
 def older_than(found: list[Entry], days: float) -> list[Entry]:
-    """Entries that were last written to more than ``days`` ago.
+    """Entries that were last changed more than ``days`` ago.
 
     Parameters
     ----------
     found
-        Of :func:`entries`.
+        Entries, as returned by :func:`entries`.
     days
-        Age, days.
-
-    Returns
-    -------
-    Some of them.
+        Age in days; 0 for all entries, including those of this moment.
     """
-    return [entry for entry in found if time.time() - entry.modified > days * _DAY]
+    return [entry for entry in found if not days or time.time() - entry.modified > days * _DAY]
 
 
 def shown(n_bytes: float) -> str:
-    """Size for reading, such as ``"12.3 MB"``.
-
-    Parameters
-    ----------
-    n_bytes
-        Size in bytes.
-
-    Returns
-    -------
-    Text.
-    """
+    """Format a size in bytes, such as ``"12.3 MB"``."""
     for unit in ("B", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
@@ -155,64 +151,21 @@ def shown(n_bytes: float) -> str:
     return f"{n_bytes:.1f} TB"
 
 
-def _folders(parent: Path) -> list[Path]:
-    """Folders in ``parent`` itself: links out of the cache are left alone."""
-    if not parent.is_dir():
-        return []
-    return sorted(p for p in parent.iterdir() if p.is_dir() and not p.is_symlink() and not p.name.startswith("."))
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def _features(parent: Path) -> Iterator[Entry]:
-    from gdml.features import open_path
-
-    for folder in _folders(parent):
-        if (folder / "zarr.json").is_file():
-            yield Entry("features", folder, _files(folder), folder.name, {"encoder": "(written by gdml 0.1)"})
+def _search(folder: Path, depth: int) -> Iterator[Entry]:
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_symlink() or not path.is_dir():
             continue
-        if not (folder / "store.json").is_file():
-            continue
-        about: dict[str, Any] = {"encoder": "(damaged)"}
-        try:
-            spec = json.loads((folder / "store.json").read_text())["spec"]
-            about = {"encoder": spec["encoder"], "image": spec["image"], "tiles": len(open_path(folder))}
-        except (ValueError, KeyError, TypeError):
-            pass  # listed as damaged, so that it can be removed
-        yield Entry("features", folder, _files(folder), folder.name, about)
+        if (marker := marked(path)) is not None:
+            yield Entry(path, marker)
+        elif depth > 1:
+            yield from _search(path, depth - 1)
 
 
-def _models(parent: Path) -> Iterator[Entry]:
-    for folder in _folders(parent):
-        if (folder / "model.json").is_file():
-            yield Entry("models", folder, _files(folder), folder.name)
-
-
-def _runs(parent: Path) -> Iterator[Entry]:
-    for folder in _folders(parent):
-        if (folder / "run.json").is_file():
-            name = "(damaged)"
-            try:
-                name = json.loads((folder / "run.json").read_text(encoding="utf-8"))["about"]["model"]
-            except (ValueError, KeyError, TypeError):
-                pass  # listed as damaged, so that it can be removed
-            yield Entry("runs", folder, _files(folder), str(name))
-
-
-def _her2st(folder: Path) -> Iterator[Entry]:
-    from gdml.datasets._fetch import read_blobs
-
-    files = [folder / name for name in read_blobs("git_blobs.tsv")]
-    if there := [file for file in files if file.is_file()]:
-        yield Entry("her2st", folder, there, "her2st")
-
-
-def _synthetic(parent: Path) -> Iterator[Entry]:
-    for folder in _folders(parent):
-        if pictures := sorted(folder.glob("S*.jpg")):
-            yield Entry("synthetic", folder, pictures, folder.name)
-
-
-_FINDERS = {"features": _features, "models": _models, "runs": _runs, "her2st": _her2st, "synthetic": _synthetic}
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if not path.is_symlink():
+                yield path

@@ -1,4 +1,4 @@
-"""The marker of a folder that gdml made: nothing without it is ever listed, cleared or overwritten."""
+"""The marker of a folder that gdml made: folders without it are never listed, cleared or overwritten."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,11 @@ def mark(folder: Path, kind: str, **about: Any) -> None:
     folder
         Existing folder.
     kind
-        What it holds: ``"features"``, ``"models"``, ``"runs"``, ...
+        What it holds: ``"features"``, ``"models"``, ``"runs"``, ``"her2st"`` or ``"synthetic"``.
     **about
-        Plain values that a reader may want, such as a name and a provenance key.
+        Plain values. ``name``, ``encoder`` and ``image`` are columns of :meth:`gdml.settings.list_cache`. ``files``
+        names the files, relative to ``folder``, that gdml wrote into a folder where users may keep their own;
+        without it everything in the folder is gdml's.
     """
     (folder / NAME).write_text(json.dumps({"gdml": kind, **about}, indent=1, sort_keys=True), encoding="utf-8")
 
@@ -27,8 +29,8 @@ def marked(folder: Path) -> dict[str, Any] | None:
 
     Returns
     -------
-    What :func:`mark` wrote, its kind under ``"gdml"``; None where gdml did not make the folder, or the marker is not
-    readable.
+    What :func:`mark` wrote, with the kind under ``"gdml"``. None if the folder has no marker, or one that cannot be
+    read.
     """
     try:
         found = json.loads((folder / NAME).read_text(encoding="utf-8"))

@@ -73,7 +73,8 @@ def upstream(monkeypatch):
 
 
 def kept(folder):
-    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+    """Files in the folder, without the marker."""
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file() and p.name != "gdml.json")
 
 
 def test_download_then_no_second_download(upstream, tmp_path):
@@ -144,9 +145,24 @@ def test_data_at_hand_is_used_first_and_verified(upstream, tmp_path, monkeypatch
         gdml.datasets.her2st("Y1", cache_dir=tmp_path / "cache", base_url=upstream.url)
 
 
-def test_default_cache_is_in_the_settings(upstream):
+def test_default_cache_is_in_the_settings(upstream, tmp_path, monkeypatch):
+    monkeypatch.setattr(gdml.settings, "cache_dir", tmp_path)
     gdml.datasets.her2st("Y1", base_url=upstream.url)
-    assert (gdml.settings.cache_dir / "her2st" / "ST-cnts" / "Y1.tsv.gz").is_file()
+    own = tmp_path / "her2st" / "ST-cnts" / "own.tsv"
+    own.write_text("own")
+    assert gdml.settings.list_cache()["name"].tolist() == ["her2st"]
+    gdml.settings.clear_cache("her2st")
+    assert kept(tmp_path) == ["her2st/ST-cnts/own.tsv"] and gdml.settings.list_cache().empty
+
+
+def test_an_error_of_the_disk_is_not_called_one_of_the_connection(upstream, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pooch.HTTPDownloader.__call__", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        gdml.datasets.her2st("Y1", cache_dir=tmp_path, base_url=upstream.url)
+    assert not isinstance(caught.value, ConnectionError) and kept(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import gdml
 from gdml.datasets import synthetic
 from gdml.datasets._tissue import make_tissue, smooth_field
 from gdml.metrics import pearson_per_gene
@@ -116,14 +117,14 @@ def test_seed(tmp_path):
 
 def test_pictures_are_painted_once_and_whole(tmp_path, monkeypatch):
     synthetic(**SMALL, path=tmp_path)
-    files = sorted(tmp_path.rglob("*.*"))
+    files = sorted(tmp_path.rglob("*.jpg"))
     assert [f.name for f in files] == ["S1.jpg", "S2.jpg"]
     monkeypatch.setattr("gdml.datasets._synthetic.render", None)  # would fail if called
     synthetic(**SMALL, path=tmp_path)
     files[0].unlink()
     with pytest.raises(TypeError):
         synthetic(**SMALL, path=tmp_path)
-    assert sorted(tmp_path.rglob("*.*")) == files[1:]
+    assert sorted(tmp_path.rglob("*.jpg")) == files[1:]
 
 
 def test_scale_of_the_picture(tmp_path):
@@ -134,6 +135,14 @@ def test_scale_of_the_picture(tmp_path):
     np.testing.assert_array_equal(fine.obsm["drivers"], coarse.obsm["drivers"])
     halved = np.asarray(Image.fromarray(picture(fine, "S1")).reduce(2)).astype(float)
     assert np.corrcoef(halved.ravel(), picture(coarse, "S1").ravel())[0, 1] > 0.7  # the same tissue
+
+
+def test_pictures_are_listed_in_the_cache_and_cleared(tmp_path, monkeypatch):
+    monkeypatch.setattr(gdml.settings, "cache_dir", tmp_path)
+    synthetic(**SMALL)
+    assert gdml.settings.list_cache()["kind"].tolist() == ["synthetic"]
+    gdml.settings.clear_cache("synthetic")
+    assert not list(tmp_path.rglob("*.jpg"))
 
 
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
@@ -153,19 +162,24 @@ def test_all_or_nothing_learnable(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_slides": 1, "n_patients": 2}, "one slide a patient"),
-        ({"n_patients": 0}, "n_patients is 0"),
-        ({"grid": 2.5}, "grid is 2.5"),
-        ({"n_genes": 1}, "n_genes is 1"),
-        ({"learnable": 1.5}, "learnable is 1.5"),
-        ({"depth": 0}, "depth is 0"),
-        ({"um_per_px": float("nan")}, "um_per_px is nan"),
+        ({"n_slides": 1, "n_patients": 2}, "one slide per patient"),
+        ({"n_patients": 0}, "`n_patients` must be .* at least 1, found 0"),
+        ({"grid": 2.5}, "`grid` .* found 2.5"),
+        ({"n_genes": 1}, "`n_genes` .* found 1"),
+        ({"learnable": 1.5}, "`learnable` is 1.5"),
+        ({"depth": 0}, "`depth` is 0"),
+        ({"um_per_px": float("nan")}, "`um_per_px` must be finite"),
     ],
 )
 def test_numbers_out_of_range(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         synthetic(**(SMALL | change), path=tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_text_for_a_number_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="`depth` must be a number, found '80'"):
+        synthetic(**SMALL, depth="80", path=tmp_path)
 
 
 def test_drivers_are_what_is_in_the_disc():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gdml.io import read_st
-from gdml.io._visium_layout import pitch_px
+from gdml.io.visium_layout import pitch_px
 
 PX = 60  # px per spot pitch
 

@@ -1,7 +1,9 @@
+import errno
+import pickle
 import threading
 import warnings
 from contextlib import closing
-from functools import partial
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -13,13 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import gdml
+from gdml._marker import marked
 from gdml.encoders import CustomEncoder, get_encoder
-from gdml.features import distinct_tiles, open_path
+from gdml.features import FeatureStore, TileBank, distinct_tiles, open_path, read_head
 from gdml.pp import _memory, load_features
-from gdml.pp._extract import turned
 from gdml.pp._read_ahead import read_ahead
 from gdml.pp._tokens import thin_tokens
-from gdml.slides.neighbors import neighbor_tiles, turned_order
+from gdml.slides.neighbors import neighbor_tiles
+from gdml.spots.features import bank_rows
+from gdml.spots.resolve import Spots
 
 SIDE = 16  # px of a tile, in the image and for the encoder
 
@@ -168,50 +172,6 @@ def test_lattice_is_at_most_half_a_tile_off_and_shared(xy, side_px, n_side, data
     np.testing.assert_array_equal(np.delete(mask, middle, 1), inside.all(2))
 
 
-def turned_by_numpy(x, view):
-    x = np.rot90(x, view % 4)
-    return x[:, ::-1] if view >= 4 else x
-
-
-@pytest.mark.parametrize("neighbors", ["exact", "lattice"])
-def test_views_are_those_of_the_turned_region(neighbors):
-    adata, images = tiled()
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Flatten(2))
-    encoder = CustomEncoder(lambda x: net(x).transpose(1, 2), name="conv", tile_px=SIDE)
-    kwargs = {"precision": "fp32", "device": "cpu", "tokens": "all", "neighbors": neighbors}
-    gdml.pp.embed(adata, encoder, image=images, views=8, **kwargs)
-    assert adata.uns["gdml"]["features"]["views"] == 8
-    places = np.arange(9)
-    for view in range(8):
-        features = load_features(adata, view=view)["A"]
-        turn = partial(turned_by_numpy, view=view)
-        turned_places = turn(places.reshape(3, 3)).ravel()
-        np.testing.assert_array_equal(turned_order(3, view), turned_places)
-        plain = load_features(adata)["A"]
-        np.testing.assert_array_equal(features.neighbor_mask, plain.neighbor_mask[:, turned_places])
-        centers, mask = neighbor_tiles(adata.obsm["spatial"], adata.uns["gdml"]["tiles"]["slides"]["A"], 3, neighbors)
-        for spot in range(3):
-            for place, before in enumerate(turned_places):
-                if not mask[spot, before]:
-                    continue
-                x, y = np.floor(centers[spot, before] - SIDE / 2 + 0.5).astype(int)
-                canvas = np.pad(images["A"], ((SIDE, SIDE), (SIDE, SIDE), (0, 0)), constant_values=255)
-                tile = turn(canvas[y + SIDE : y + 2 * SIDE, x + SIDE : x + 2 * SIDE])
-                tokens, pooled = encoder.encode(torch.from_numpy(tile[None].copy()))
-                np.testing.assert_allclose(features.neighbors[spot, place], pooled[0], atol=2e-3)
-                if before == 4:
-                    np.testing.assert_allclose(features.tokens[spot], tokens[0], atol=2e-3)
-    with pytest.raises(ValueError, match="views=8"):
-        gdml.pp.embed(adata, encoder, image=images, **kwargs)
-        load_features(adata, view=3)
-
-
-@pytest.mark.parametrize("view", range(8))
-def test_turned_tiles(view):
-    tiles = torch.arange(2 * 4 * 4 * 3).reshape(2, 4, 4, 3)
-    np.testing.assert_array_equal(turned(tiles, view), np.stack([turned_by_numpy(tile, view) for tile in tiles]))
-
-
 class Cramped(Mean):
     """Has memory for five tiles."""
 
@@ -278,7 +238,7 @@ def test_compiled_features_are_kept_apart():
     for compile in (False, True):
         gdml.pp.embed(adata, encoder, image=images, compile=compile)
         results.append(adata.obsm["X_small"])
-        paths.add(adata.uns["gdml"]["features"]["stores"]["0"]["own"]["A"])
+        paths.add(adata.uns["gdml"]["features"]["stores"]["own"]["A"])
     assert encoder.compiled == 1 and len(paths) == 2
     np.testing.assert_array_equal(*results)
     with pytest.raises(ValueError, match="`compile`.*'mean'"):
@@ -291,7 +251,7 @@ def test_other_image_encoder_or_geometry_is_another_store():
 
     def embed(adata, **kwargs):
         gdml.pp.embed(adata, **{"encoder": Mean(), "image": images, "precision": "fp32", **kwargs})
-        stores = adata.uns["gdml"]["features"]["stores"]["0"]
+        stores = adata.uns["gdml"]["features"]["stores"]
         paths.add((stores["own"]["A"], stores["neighbors"]["A"]))
 
     embed(adata)
@@ -352,6 +312,79 @@ def test_grid7_needs_a_grid():
         thin_tokens(torch.zeros(1, 12, 3), torch.zeros(1, 3), "grid7")
 
 
+def test_record_says_where_features_are_and_what_they_depend_on(monkeypatch):
+    lines = []
+    monkeypatch.setattr("gdml.pp._embed.tell", lines.append)
+    adata, images = tiled()
+    gdml.pp.embed(adata, Mean(), image=images, tokens="all")
+    record = adata.uns["gdml"]["features"]
+    path = Path(record["stores"]["own"]["A"])
+    assert record["keys"] == {"A": path.name} == {"A": read_head(path)["key"]}
+    assert set(record["stores"]) == {"own", "neighbors"} and "views" not in record
+    assert adata.uns["gdml"]["tiles"]["slides"]["A"]["fingerprint"] == marked(path)["image"]
+    gdml.pp.embed(adata, Mean(), image=images, tokens="all")
+    assert lines == [
+        f"embed: mean, 1 token per spot; {n} tiles encoded, {88 - n} found in {str(path.parent)!r}" for n in (88, 0)
+    ]
+
+
+def test_rows_of_the_bank_are_those_of_the_spots():
+    adata, images = tiled(ad.concat([spots(5), spots(7, "B", seed=1)]), {"A": image(), "B": image(1, (170, 210))})
+    gdml.pp.embed(adata, Mean(), image=images, tokens="all")
+    features, resolved = load_features(adata), Spots.resolve(adata)
+    for slide in ("A", "B"):
+        bank, own, neighbors = bank_rows(resolved, slide)
+        assert own.dtype == neighbors.dtype == np.int32 and isinstance(bank, TileBank)
+        assert own.max() < bank.n_own <= len(bank) and neighbors.max() < len(bank)
+        np.testing.assert_array_equal(neighbors >= 0, features[slide].neighbor_mask)
+        np.testing.assert_array_equal(bank.tokens(own), features[slide].tokens)
+        np.testing.assert_array_equal(bank.pooled(neighbors[:, 4]), features[slide].pooled)
+        again = pickle.loads(pickle.dumps(bank))
+        np.testing.assert_array_equal(again.pooled(own), features[slide].pooled)
+    assert len(pickle.dumps(bank)) < 4000
+
+
+def test_a_cache_that_cannot_be_written_to_is_found_before_anything_is_encoded(tmp_path, monkeypatch):
+    adata, images = tiled()
+    encoder = Mean()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(gdml.settings, "cache_dir", tmp_path / "file")
+    with pytest.raises(OSError, match=r"cannot be written.*gdml.settings.cache_dir, set by GDML_CACHE_DIR"):
+        gdml.pp.embed(adata, encoder, image=images)
+    with pytest.raises(OSError, match="cannot be written.*choose another folder with `cache_dir`"):
+        gdml.pp.embed(adata, encoder, image=images, cache_dir=tmp_path / "file")
+    assert encoder.tiles == 0 and "features" not in adata.uns["gdml"]
+
+
+def test_a_disk_that_fills_up_is_named(monkeypatch):
+    adata, images = tiled()
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FeatureStore, "append", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        gdml.pp.embed(adata, Mean(), image=images)
+    assert "gdml.settings.cache_dir, set by GDML_CACHE_DIR" in error.value.__notes__[0]
+
+
+def test_a_damaged_store_is_refused_and_mended():
+    adata, images = tiled()
+    gdml.pp.embed(adata, Mean(), image=images, tokens="all")
+    before = load_features(adata)["A"]
+    path = Path(adata.uns["gdml"]["features"]["stores"]["own"]["A"]) / "tokens" / "c.0.0.0"
+    content = bytearray(path.read_bytes())
+    content[1] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged.*call gdml.pp.embed\(adata\) again"):
+        load_features(adata)
+    encoder = Mean()
+    with pytest.warns(UserWarning, match="was damaged: 1 file removed"):
+        gdml.pp.embed(adata, encoder, image=images, tokens="all")
+    assert encoder.tiles == 12
+    np.testing.assert_array_equal(load_features(adata)["A"].tokens, before.tokens)
+
+
 def test_batch_size_changes_nothing():
     adata, images = tiled()
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Flatten(2))
@@ -374,7 +407,6 @@ def test_batch_size_changes_nothing():
         ({"precision": "fp16"}, "`precision`"),
         ({"batch_size": 0}, "`batch_size`"),
         ({"neighbors": "latice"}, "`neighbors`.*Did you mean 'lattice'"),
-        ({"views": 4}, "`views` must be 1, or 8"),
         ({"encoder": "stan"}, "Did you mean 'stain'"),
         ({"encoder": "stain"}, "call gdml.pp.tile.adata, tile_px=224"),
         ({"image": None}, "give it again"),
@@ -400,13 +432,14 @@ def test_bad_adata():
         gdml.pp.embed(adata, Mean(), image=images)
 
 
-def test_features_of_gdml_0_1(tmp_path):
+def test_features_of_earlier_versions(tmp_path):
     adata, images = tiled()
     gdml.pp.embed(adata, Mean(), image=images)
     record = adata.uns["gdml"]["features"]
-    adata.uns["gdml"]["features"] = {k: v for k, v in record.items() if k not in ("views", "neighbors")}
-    with pytest.raises(ValueError, match=r"gdml 0.1.*gdml.pp.embed\(adata, encoder='mean'\) again"):
-        load_features(adata)
+    for stores in ({"A": "0.1"}, {"0": record["stores"]}):
+        adata.uns["gdml"]["features"] = {**record, "stores": stores}
+        with pytest.raises(ValueError, match=r"earlier version.*gdml.pp.embed\(adata, encoder='mean'\) again"):
+            load_features(adata)
 
 
 def test_features_gone_or_of_other_spots(tmp_path):
@@ -417,9 +450,9 @@ def test_features_gone_or_of_other_spots(tmp_path):
     assert len(load_features(adata[:3].copy())["A"].pooled) == 3
     moved = adata.copy()
     moved.obsm["spatial"][:2] += 1
-    with pytest.raises(KeyError, match="18 of 78 tiles.*Have spots moved.*embed"):
+    with pytest.raises(KeyError, match="18 of 88 tiles.*spots have moved.*embed"):
         load_features(moved)
-    path = adata.uns["gdml"]["features"]["stores"]["0"]["own"]["A"]
+    path = adata.uns["gdml"]["features"]["stores"]["own"]["A"]
     assert len(open_path(path)) == 12
     open_path(path).path.rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="pp.embed"):
@@ -428,26 +461,26 @@ def test_features_gone_or_of_other_spots(tmp_path):
 
 @pytest.mark.parametrize("n_readers", [1, 4])
 def test_read_ahead_is_bounded_passes_errors_on_and_stops(n_readers):
-    rooms, read = np.zeros((3, 10), int), []
+    buffers, read = np.zeros((3, 10), int), []
     batches = [range(first, min(first + 10, 95)) for first in range(0, 95, 10)]
 
-    def put(item, room, place):
+    def put(item, buffer, place):
         read.append(item)
         if item == 77:
             raise OSError("disk")
-        rooms[room, place] = item
+        buffers[buffer, place] = item
 
-    with closing(read_ahead(put, batches, n_readers=n_readers, n_rooms=3)) as ahead:
+    with closing(read_ahead(put, batches, n_readers=n_readers, n_buffers=3)) as ahead:
         for expected in batches[:3]:
-            batch, room = next(ahead)
+            batch, buffer = next(ahead)
             threading.Event().wait(0.05)
-            assert batch == expected and rooms[room].tolist() == list(batch)
+            assert batch == expected and buffers[buffer].tolist() == list(batch)
             assert max(read) < batch[-1] + 1 + 20
     assert not any(t.name.startswith("gdml-read-ahead") for t in threading.enumerate())
     if n_readers == 1:
         assert read == sorted(read)
     with pytest.raises(OSError, match="disk"):
-        list(read_ahead(put, batches, n_readers=n_readers, n_rooms=3))
+        list(read_ahead(put, batches, n_readers=n_readers, n_buffers=3))
 
 
 @pytest.mark.real

@@ -240,7 +240,7 @@ def test_interrupted_before_anything_was_learnt(synthetic_adata, small, monkeypa
 
 def test_another_key(synthetic_adata, small):
     gdml.pp.tile(synthetic_adata, key_added="mine")
-    gdml.pp.embed(synthetic_adata, "stain", key="mine")
+    gdml.pp.embed(synthetic_adata, "stain", key_added="mine")
     gdml.pp.normalize(synthetic_adata, n_genes=20, key_added="mine")
     model = gdml.tl.fit(synthetic_adata, key_added="mine", **small)
     assert "fit" in synthetic_adata.uns["mine"] and "gdml" not in synthetic_adata.uns
@@ -390,7 +390,7 @@ def test_a_damaged_normalisation(ready):
 
 def test_a_store_that_is_gone(ready, small, tmp_path):
     features = copy.deepcopy(ready.uns["gdml"]["features"])
-    features["stores"]["0"]["own"] = {name: str(tmp_path / "gone") for name in features["stores"]["0"]["own"]}
+    features["stores"]["own"] = {name: str(tmp_path / "gone") for name in features["stores"]["own"]}
     ready.uns["gdml"] = {**ready.uns["gdml"], "features": features}
     refused(ready, FileNotFoundError, r"call gdml.pp.embed\(adata, encoder='stain'\) again", **small)
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import anndata as ad
 import pandas as pd
 from scanpy import logging as logg
-from tqdm.auto import tqdm
 
 from gdml import _keys
 from gdml._errors import count, did_you_mean
+from gdml._progress import bar
 from gdml._settings import settings
 from gdml.io import read_st
 
-from ._fetch import fetch, git_blob_hash, read_blobs
+from ._fetch import GitRepository, git_blob_hash, read_blobs
 
 URL = "https://raw.githubusercontent.com/almaan/her2st/85df7411b987a7dec3feff9718b869a7a82091ec/data/"
 
@@ -22,14 +22,14 @@ def her2st(
 ) -> ad.AnnData:
     """HER2-positive breast cancer, legacy Spatial Transcriptomics: 36 sections of eight patients.
 
-    Files are taken from ``GDML_DATA_DIR/her2st`` where that is set and has them, else from ``cache_dir``, else they
-    are downloaded (about 4 MB a section). Every file, local ones too, is verified against the hash that git has for
-    it upstream.
+    Files are taken from ``GDML_DATA_DIR/her2st`` if it has them, else from ``cache_dir``, else they are downloaded
+    (about 4 MB per section). Every file, including local ones, is verified against its git hash in the public
+    repository.
 
     Parameters
     ----------
     sections
-        Names of sections, ``"A1"`` to ``"H3"``; the letter is the patient. One name stands for one section.
+        One or several names, ``"A1"`` to ``"H3"``; the letter is the patient.
     cache_dir
         Folder of downloads, by default ``her2st`` in ``gdml.settings.cache_dir``.
     base_url
@@ -37,15 +37,15 @@ def her2st(
 
     Returns
     -------
-    AnnData as :func:`gdml.io.read_st` returns it, the sections one below the other: ``obs`` has ``library_id`` (the
-    section) and ``patient`` (both categorical), ``obs_names`` are ``{x}x{y}-{section}``, ``uns["spatial"]`` has an
-    entry a section. Genes are the union: a section's table leaves out what was detected nowhere on its array, so
-    the counts of such a gene are 0 there.
+    AnnData as :func:`gdml.io.read_st` returns it, sections concatenated: ``obs`` has ``library_id`` (the section) and
+    ``patient`` (both categorical), ``obs_names`` are ``{x}x{y}-{section}``, ``uns["spatial"]`` has an entry per
+    section. Genes are the union over sections: the table of a section omits genes that were not detected on its array,
+    so their counts are 0 there.
 
     Raises
     ------
     ValueError
-        A section is unknown or named twice, or a file is not what it is upstream.
+        A section is unknown or named twice, or a file differs from the one in the public repository.
     ConnectionError
         A download failed; no partial file is kept.
 
@@ -60,13 +60,16 @@ def her2st(
     if not files or len(files) < len(names):
         raise ValueError(f"sections is {names}; give one or more sections, each once.")
     folder = settings.cache_dir / "her2st" if cache_dir is None else Path(cache_dir).expanduser()
+    repository = GitRepository("her2st", blobs, base_url=base_url, folder=folder)
 
     parts = {}
-    for name, paths in tqdm(files.items(), desc="her2st", unit="section", disable=None, leave=False):
-        counts, spots, image = (_local(p, blobs[p], base_url, folder) for p in paths)
-        part = parts[name] = read_st(counts, spots, image, library_id=name)
-        part.obs["patient"] = name[0]
-        part.obs_names = part.obs_names + f"-{name}"
+    with bar(len(files), desc="her2st", unit="section", leave=False) as progress:
+        for name, paths in files.items():
+            counts, spots, image = (_at_hand(p, blobs[p]) or repository.fetch(p) for p in paths)
+            part = parts[name] = read_st(counts, spots, image, library_id=name)
+            part.obs["patient"] = name[0]
+            part.obs_names = part.obs_names + f"-{name}"
+            progress.update()
 
     adata = ad.concat(parts, join="outer", fill_value=0)
     for column in (_keys.LIBRARY, "patient"):
@@ -89,13 +92,14 @@ def _files_of(section: str, blobs: dict[str, str]) -> list[str]:
     return [f"ST-cnts/{section}.tsv.gz", f"ST-spotfiles/{section}_selection.tsv", image]
 
 
-def _local(path: str, blob: str, base_url: str, folder: Path) -> Path:
-    at_hand = settings.data_dir / "her2st" / path if settings.data_dir else None
-    if at_hand is None or not at_hand.is_file():
-        return fetch(path, blob, base_url=base_url, folder=folder)
-    if git_blob_hash(at_hand) != blob:
+def _at_hand(path: str, blob: str) -> Path | None:
+    """Path of the file in ``GDML_DATA_DIR``, verified; None if it is not there."""
+    local = settings.data_dir / "her2st" / path if settings.data_dir else None
+    if local is None or not local.is_file():
+        return None
+    if git_blob_hash(local) != blob:
         raise ValueError(
-            f"{str(at_hand)!r} is not the file of the public repository: fetch it again, unset GDML_DATA_DIR to "
-            "download it, or read files of your own with gdml.io.read_st."
+            f"{str(local)!r} is not the file of the public repository: download it again, unset GDML_DATA_DIR to let "
+            "gdml download it, or read your own files with gdml.io.read_st."
         )
-    return at_hand
+    return local

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 from scipy import sparse
 from scipy.special import expit
-from tqdm.auto import tqdm
 
 from gdml import _keys
+from gdml._errors import check_count, check_number
+from gdml._marker import mark
+from gdml._progress import bar
 from gdml._settings import settings
-from gdml.io._visium_layout import visium_entry
+from gdml.io.visium_layout import visium_entry
 
 from ._render import draw_stain, render
 from ._tissue import DRIVERS, Tissue, make_tissue
@@ -24,7 +26,7 @@ from ._tissue import DRIVERS, Tissue, make_tissue
 PITCH_UM = 200.0
 DIAMETER_UM = 100.0
 MARGIN_UM = 150.0
-_LAYOUT = 1  # to be raised when the pictures change: it is part of the name of their folder
+_LAYOUT = 1  # part of the folder name: raise it when the images change
 _RULE = (
     "expected share of a gene = mean_share * 2 * logistic(strength * weights @ x), "
     "x = (drivers - center) / scale; counts are negative binomial"
@@ -43,37 +45,36 @@ def synthetic(
     seed: int = 0,
     path: str | PathLike[str] | None = None,
 ) -> ad.AnnData:
-    """Made-up H&E slides in which the picture drives the expression of some genes by a known rule.
+    """Synthetic H&E slides in which the image drives the expression of some genes by a known rule.
 
-    Four things vary over each slide, independently: the density of nuclei, the strength of haematoxylin and of
-    eosin, and the area of gland lumens. Half of the learnable genes follow one of them, the others a mixture of two.
-    They come in pairs, one rising as the other falls by the same amount, so that the library size carries no
-    information and no noise gene becomes predictable by normalisation. Noise genes have a constant rate. Slides of
-    one patient share the shades of their stains.
+    Four drivers vary independently over each slide: the density of nuclei, the strength of haematoxylin and of eosin,
+    and the area of gland lumens. Half of the learnable genes depend on one of them, the others on a mixture of two.
+    They come in pairs of opposite sign, so that the library size carries no information and normalisation makes no
+    noise gene predictable. Noise genes have a constant rate. Slides of one patient share their stain.
 
     Parameters
     ----------
     n_slides, n_patients
-        Slides, and the patients they are shared out to in order.
+        Number of slides, and of the patients that they are assigned to in order.
     grid
-        Spots a side of the square grid, 200 um apart; those beside the tissue are left out.
+        Spots per side of the square grid, 200 um apart; spots outside the tissue are left out.
     n_genes
         Number of genes.
     learnable
-        Share of the genes that the picture drives.
+        Fraction of the genes that the image drives.
     depth
         Mean count of a gene in a spot.
     um_per_px
-        Scale of the pictures.
+        Resolution of the images, micrometres per pixel, 0.2 to 4.
     seed
-        Same seed, same pictures and counts.
+        The same seed gives the same images and counts.
     path
-        Where the pictures go, by default ``synthetic`` in ``gdml.settings.cache_dir``: JPEG files, in a folder named
-        after what they were made from, written once.
+        Folder of the images, by default ``synthetic`` in ``gdml.settings.cache_dir``. JPEG files are written once, to
+        a subfolder named by a hash of the parameters.
 
     Returns
     -------
-    AnnData as :func:`gdml.io.read_st` returns it, the slides one below the other, and
+    AnnData as :func:`gdml.io.read_st` returns it, slides concatenated, and
 
     - ``obs``: ``library_id`` (``S1``...) and ``patient`` (``P1``...), both categorical;
     - ``var``: ``learnable`` (bool) and ``driver`` (names joined by ``+``, or ``none``);
@@ -88,18 +89,20 @@ def synthetic(
     ------
     ValueError
         A number is out of its range, or there are more patients than slides.
+    TypeError
+        An argument is not a number.
     """
     for name, value, least in (("n_patients", n_patients, 1), ("grid", grid, 3), ("n_genes", n_genes, 4)):
-        if int(value) != value or value < least:
-            raise ValueError(f"{name} is {value}; give a whole number of at least {least}.")
-    if int(n_slides) != n_slides or n_slides < n_patients:
-        raise ValueError(f"n_slides is {n_slides} for {n_patients} patients; give at least one slide a patient.")
+        check_count(name, value, at_least=least)
+    check_count("n_slides", n_slides, at_least=n_patients, hint="give at least one slide per patient")
+    for name, value in (("learnable", learnable), ("depth", depth), ("um_per_px", um_per_px)):
+        check_number(name, value)
     if not 0 <= learnable <= 1:
-        raise ValueError(f"learnable is {learnable}; give a share of the genes, 0 to 1.")
-    if not (np.isfinite(depth) and depth > 0):
-        raise ValueError(f"depth is {depth}; give the mean count of a gene in a spot, such as 80.")
+        raise ValueError(f"`learnable` is {learnable}; it must be a fraction of the genes, 0 to 1.")
+    if not depth > 0:
+        raise ValueError(f"`depth` is {depth}; it must be a positive mean count, such as 80.")
     if not 0.2 <= um_per_px <= 4:
-        raise ValueError(f"um_per_px is {um_per_px}; give a scale of 0.2 to 4.")
+        raise ValueError(f"`um_per_px` is {um_per_px}; it must be between 0.2 and 4.")
 
     side = (grid - 1) * PITCH_UM + 2 * MARGIN_UM
     made_from = {"layout": _LAYOUT, "seed": seed, "patients": [n_slides, n_patients], "side": side, "um": um_per_px}
@@ -107,22 +110,26 @@ def synthetic(
     folder = (settings.cache_dir / "synthetic" if path is None else Path(path).expanduser()) / key
     folder.mkdir(parents=True, exist_ok=True)
 
-    parts, drivers, spatial = [], [], {}
-    for i in tqdm(range(n_slides), desc="synthetic", unit="slide", disable=None, leave=False):
-        library, patient = f"S{i + 1}", i * n_patients // n_slides
-        tissue = make_tissue(np.random.default_rng([seed, 0, i]), side)
-        file = folder / f"{library}.jpg"
-        if not file.exists():
-            _paint(
-                tissue, file, um_per_px, patient_rng=np.random.default_rng([seed, 1, patient]), rng_seed=[seed, 2, i]
+    parts, drivers, spatial, pictures = [], [], {}, []
+    with bar(n_slides, desc="synthetic", unit="slide", leave=False) as progress:
+        for i in range(n_slides):
+            library, patient = f"S{i + 1}", i * n_patients // n_slides
+            tissue = make_tissue(np.random.default_rng([seed, 0, i]), side)
+            file = folder / f"{library}.jpg"
+            pictures.append(file.name)
+            if not file.exists():
+                stain = draw_stain(np.random.default_rng([seed, 1, patient]))
+                _paint(render(tissue, stain, um_per_px, np.random.default_rng([seed, 2, i])), file)
+            obs, um = _spots(tissue, grid, np.random.default_rng([seed, 3, i]))
+            obs.index += f"-{library}"
+            obs = obs.assign(**{_keys.LIBRARY: library, "patient": f"P{patient + 1}", "x": um[:, 0], "y": um[:, 1]})
+            parts.append(obs)
+            drivers.append(tissue.drivers(um, DIAMETER_UM))
+            spatial[library] = visium_entry(
+                file, PITCH_UM / um_per_px, spot_pitch_um=PITCH_UM, spot_diameter_um=DIAMETER_UM
             )
-        obs, um = _spots(tissue, grid, np.random.default_rng([seed, 3, i]))
-        obs.index += f"-{library}"
-        parts.append(obs.assign(**{_keys.LIBRARY: library, "patient": f"P{patient + 1}", "x": um[:, 0], "y": um[:, 1]}))
-        drivers.append(tissue.drivers(um, DIAMETER_UM))
-        spatial[library] = visium_entry(
-            file, PITCH_UM / um_per_px, spot_pitch_um=PITCH_UM, spot_diameter_um=DIAMETER_UM
-        )
+            progress.update()
+    mark(folder, "synthetic", name=f"seed {seed}, {n_slides} slides", files=pictures)
 
     obs, driven_by = pd.concat(parts), np.concatenate(drivers)
     xy = obs[["x", "y"]].to_numpy() / um_per_px
@@ -141,11 +148,8 @@ def synthetic(
     return adata
 
 
-def _paint(
-    tissue: Tissue, file: Path, um_per_px: float, *, patient_rng: np.random.Generator, rng_seed: list[int]
-) -> None:
-    """Write the picture of a slide; it appears under its name only when it is whole."""
-    picture = render(tissue, draw_stain(patient_rng), um_per_px, np.random.default_rng(rng_seed))
+def _paint(picture: NDArray[np.uint8], file: Path) -> None:
+    """Write a picture; it appears under its name only when it is complete."""
     part = file.with_name(f"{file.stem}.{os.getpid()}.part.jpg")
     try:
         pyvips.Image.new_from_array(picture).jpegsave(str(part), Q=92)

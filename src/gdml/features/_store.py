@@ -1,114 +1,93 @@
-"""Features of one slide on disk: a folder of unit files, whose tiles are addressed by their centres."""
+"""Features of one slide on disk: a zarr group whose tiles are identified by their centres."""
 
 import json
-import math
 import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
+from zarr.core.array_spec import ArrayConfigParams
 
-from gdml._errors import some
+from gdml._errors import count
+from gdml._marker import mark
 
-from . import units as _units
+from ._durable import UNFINISHED, DurableStore
+from ._lock import locked
+from ._rows import DamagedShardError, Rows
 from ._spec import FORMAT, FeatureSpec
+from ._tiles import TileIndex, tile_keys
 
-_HEAD = "store.json"
-_WITH_TOKENS, _POOLED_ONLY = 64, 256  # tiles in a unit: about 3 MB and 0.3 MB at 512 channels
-_GRAIN = 64  # tiles closer than 1/64 px are one: what is asked for again may be rounded differently
+_UNIT_WITH_TOKENS, _UNIT_POOLED = 64, 256  # tiles that are written at once
+_SHARD = 2048  # rows in a shard of pooled embeddings and of centres: few files, and little to write again
 _FP16_MAX = float(np.finfo(np.float16).max)
-
-Key = tuple[int, int]
-
-
-@dataclass
-class SlideFeatures:
-    """Features of the spots of a slide.
-
-    Attributes
-    ----------
-    tokens
-        Tokens of the spot's own tile, float16, (n, T, D).
-    pooled
-        Pooled embedding of that tile, float16, (n, D).
-    neighbors
-        Pooled embeddings of the tiles of the neighbour region, row-major, float16, (n, n_side**2, D);
-        zeros where a tile leaves the image.
-    neighbor_mask
-        Where there is a tile, bool, (n, n_side**2).
-    """
-
-    tokens: NDArray[np.float16]
-    pooled: NDArray[np.float16]
-    neighbors: NDArray[np.float16]
-    neighbor_mask: NDArray[np.bool_]
+_WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}  # saves zarr the comparison of every chunk with NaN
 
 
 class FeatureStore:
-    """Features of tiles of one slide and one :class:`FeatureSpec`; open it with :func:`open_store`.
+    """Features of the tiles of one slide and one :class:`FeatureSpec`; open it with :func:`open_store`.
 
-    Tiles lie in unit files that are written once, whole, and carry the digest of their content in their
-    name. A writer that is killed loses the unit in flight and nothing else; asked for the same
-    tiles again, it ends with the same files as one that was never stopped. Tiles are known by
-    their centre, rounded to 1/64 px.
+    A zarr group of the arrays ``tokens`` (n, T, D) and ``pooled`` (n, D), float16, and ``xy`` (n, 2), the tile centres
+    in full-resolution px, float64. A row holds a tile where its ``xy`` is not NaN, and a tile never changes its row.
+
+    Tiles are appended in units. All files of a unit are on disk before its centres are written, which is one atomic
+    step: a process that is killed loses the unit in flight alone, and a second call ends with the same content.
 
     Parameters
     ----------
     path
-        The folder.
+        Folder of the store.
     head
-        What it says of itself: see :func:`read_head`.
+        Attributes of the group, see :func:`read_head`.
 
     Notes
     -----
-    ``n_tokens`` and ``dim`` are the tokens of a tile, T, and their width, D; ``keeps_tokens`` tells whether more than the
-    pooled embedding is kept; ``unit`` is the number of tiles in a full unit, 64 with tokens, else 256.
+    ``n_tokens`` and ``dim`` are the tokens of a tile, T, and their width, D; ``keeps_tokens`` is False where only the
+    pooled embedding is kept; ``unit`` is the number of tiles in a full unit.
     """
 
     def __init__(self, path: Path, head: dict[str, Any]) -> None:
         self.path = path
         self.n_tokens, self.dim = int(head["n_tokens"]), int(head["dim"])
         self.keeps_tokens = head["spec"]["tokens"] != "pooled"
-        self.unit = _WITH_TOKENS if self.keeps_tokens else _POOLED_ONLY
-        self._units: list[Path] = []  # those that can be read
-        self._known: set[Path] = set()
-        self._row: dict[Key, tuple[int, int]] = {}
+        self.unit = _UNIT_WITH_TOKENS if self.keeps_tokens else _UNIT_POOLED
+        self._made: tuple[int, int] | None = None
         self._refresh()
 
     def __len__(self) -> int:
         """Return the number of tiles stored."""
-        return len(self._row)
+        return self._size - len(self._free) - len(self._lost)
 
     def missing(self, xy: NDArray[np.float64], *, verify: bool = False) -> NDArray[np.bool_]:
-        """Which of the tiles are not stored.
+        """Find the tiles that are not stored.
 
         Parameters
         ----------
         xy
             Tile centres, full-resolution px, (n, 2).
         verify
-            Also read the units of these tiles and check them. A damaged one is removed with a warning,
-            and its tiles are missing.
+            Also compare the checksums of these tiles. Damaged files are removed with a warning, and their tiles are
+            missing.
 
         Returns
         -------
         bool, (n,).
         """
-        keys = _keys(xy)
         if verify:
-            self._remove_damaged({self._row[key][0] for key in keys if key in self._row})
-        return np.array([key not in self._row for key in keys], bool)
+            self._remove_damaged(xy)
+        return self._lacks(self._index.rows(xy))
 
     def append(self, xy: NDArray[np.float64], tokens: NDArray | None, pooled: NDArray) -> None:
-        """Add tiles as one unit, or as several where there are more than ``unit``.
-
-        A unit that is stored already, by another process say, is left as it is.
+        """Add tiles, ``unit`` at a time; those that are stored already, by another process say, are skipped.
 
         Parameters
         ----------
@@ -122,91 +101,114 @@ class FeatureStore:
         Raises
         ------
         ValueError
-            If a shape doesn't fit, or a value is not finite or too large for float16.
+            If a shape does not fit, a value is not finite or too large for float16, or the store is damaged.
         FileNotFoundError
-            If the store was removed meanwhile, by ``gdml.settings.clear_cache()`` say.
+            If the store was removed meanwhile, for example by ``gdml.settings.clear_cache()``.
         """
-        arrays: dict[str, NDArray] = {"pooled": self._checked("pooled", pooled, (len(xy), self.dim))}
+        values: dict[str, NDArray] = {"pooled": self._checked("pooled", pooled, (len(xy), self.dim))}
         if self.keeps_tokens:
             given = np.empty(0) if tokens is None else tokens
-            arrays["tokens"] = self._checked("tokens", given, (len(xy), self.n_tokens, self.dim))
-        arrays["xy"] = np.asarray(xy, np.float64).reshape(-1, 2)
-        with _units.locked(self.path):
-            if not self._folder.is_dir():
-                raise FileNotFoundError(
-                    f"The feature store {str(self.path)!r} was removed while it was written to; "
-                    "call gdml.pp.embed(adata) again."
-                )
-            _units.clean(self._folder)
+            values["tokens"] = self._checked("tokens", given, (len(xy), self.n_tokens, self.dim))
+        values["xy"] = np.asarray(xy, np.float64).reshape(-1, 2)
+        with locked(self.path), self._explained():
             self._refresh()
-            for first in range(0, len(xy), self.unit):
-                unit = {name: a[first : first + self.unit] for name, a in arrays.items()}
-                if not all(key in self._row for key in _keys(unit["xy"])):
-                    _units.write(self._folder, unit)
-            self._refresh()
-
-    def read_tokens(self, xy: NDArray[np.float64]) -> NDArray[np.float16]:
-        """Tokens of tiles.
-
-        Parameters
-        ----------
-        xy
-            Tile centres, full-resolution px, (n, 2).
-
-        Returns
-        -------
-        float16, (n, T, D), in the order asked for.
-
-        Raises
-        ------
-        KeyError
-            If some are not stored.
-        ValueError
-            If some lie in a unit that is damaged.
-        """
-        if not self.keeps_tokens:
-            return self.read_pooled(xy)[:, None]
-        return self._take("tokens", xy, (self.n_tokens, self.dim))
-
-    def read_pooled(self, xy: NDArray[np.float64]) -> NDArray[np.float16]:
-        """Pooled embeddings (n, D), float16; asked for and raising as :meth:`read_tokens`."""
-        return self._take("pooled", xy, (self.dim,))
-
-    @property
-    def _folder(self) -> Path:
-        return self.path / "units"
+            first = np.sort(np.unique(tile_keys(xy), return_index=True)[1])
+            new = first[self._lacks(self._index.rows(values["xy"][first]))]
+            for start in range(0, len(new), self.unit):
+                self._write({name: array[new[start : start + self.unit]] for name, array in values.items()})
 
     def _refresh(self) -> None:
-        """Learn of units that appeared or went since the last look."""
-        found = _units.listed(self._folder)
-        if not self._known.issubset(found):
-            self._units, self._row, self._known = [], {}, set()
-        for path in found:
-            if path in self._known:
-                continue
-            self._known.add(path)
-            try:
-                keys = _keys(_units.read_xy(path))
-            except _units.DamagedUnitError:  # its tiles are missing, until missing(verify=True) removes the file
-                continue
-            for i, key in enumerate(keys):
-                self._row.setdefault(key, (len(self._units), i))
-            self._units.append(path)
+        """Read the centres of rows that were added or filled since the last look."""
+        created = (self.path / "zarr.json").stat()
+        if self._made != (created.st_ino, created.st_mtime_ns):  # the first look, or the store was made anew
+            self._made = created.st_ino, created.st_mtime_ns
+            self._arrays: dict[str, zarr.Array] = {}
+            self._index, self._size = TileIndex(), 0
+            self._free = np.empty(
+                0, np.int64
+            )  # rows that hold no tile: a writer was killed, or their centres are damaged
+            self._lost: set[int] = set()  # rows of tiles whose features were damaged and removed
+        centers = Rows(self.path / "xy")
+        rows = np.concatenate([self._free, np.arange(self._size, centers.shape[0])])
+        xy = read_xy(centers, rows)
+        stored = np.isfinite(xy[:, 0])
+        self._index.add(xy[stored], rows[stored])
+        self._free, self._size = rows[~stored], centers.shape[0]
 
-    def _remove_damaged(self, units: set[int]) -> None:
-        suspects = self._known.difference(self._units).union(self._units[i] for i in units)
-        damaged = sorted(path for path in suspects if path.exists() and not _is_whole(path))
-        if damaged:
-            with _units.locked(self.path):
-                for path in damaged:
-                    path.unlink(missing_ok=True)
-            self._refresh()
+    def _lacks(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        lost = np.fromiter(self._lost, np.int32, len(self._lost))
+        return (rows < 0) | np.isin(rows, lost)
+
+    def _write(self, unit: dict[str, NDArray]) -> None:
+        rows = self._index.rows(unit["xy"]).astype(np.int64)  # a damaged tile keeps its row
+        new = rows < 0
+        rows[new] = np.concatenate([self._free, np.arange(self._size, self._size + len(rows))])[: new.sum()]
+        size = max(self._size, int(rows.max()) + 1)
+        if not self._arrays:
+            store = DurableStore(self.path)
+            self._arrays = {name: zarr.open_array(store, path=name, mode="r+").with_config(_WRITE_ALL) for name in unit}
+
+        def prepare(name: str) -> None:
+            array = self._arrays[name]
+            if array.shape[0] != size:
+                array.resize((size, *array.shape[1:]))
+            if name != "xy":
+                put(name)
+
+        def put(name: str) -> None:
+            order = np.argsort(rows, kind="stable")
+            for run in np.split(order, np.flatnonzero(np.diff(rows[order]) != 1) + 1):
+                self._arrays[name][rows[run[0]] : rows[run[-1]] + 1] = unit[name][run]
+
+        with ThreadPoolExecutor(len(unit)) as pool:  # their fsyncs wait for the disk together
+            list(pool.map(prepare, unit))
+        put("xy")
+        self._index.add(unit["xy"][new], rows[new])
+        self._free, self._size = np.setdiff1d(self._free, rows), size
+        self._lost.difference_update(rows.tolist())
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"The feature store {str(self.path)!r} was removed while it was written to; "
+                "call gdml.pp.embed(adata) again."
+            ) from error
+        except ValueError as error:  # a shard that is to be completed does not match its checksums
+            raise ValueError(damage(self.path, str(error))) from error
+
+    def _remove_damaged(self, xy: NDArray[np.float64]) -> None:
+        rows = np.unique(np.append(self._index.rows(xy), self._size - 1))  # the last shard will be completed
+        rows = np.setdiff1d(rows[rows >= 0], [*self._free, *self._lost])
+        arrays = {name: Rows(self.path / name) for name in ("xy", "pooled", *["tokens"] * self.keeps_tokens)}
+        asked = {name: np.arange(self._size) if name == "xy" else rows for name in arrays}
+        damaged = {name: array.damaged(asked[name]) for name, array in arrays.items()}
+        # a writer that was killed may leave rows before their centres
+        damaged["xy"] = [shard for shard in damaged["xy"] if arrays["xy"].shard_path(shard).exists()]
+        n_damaged = sum(map(len, damaged.values()))
+        if n_damaged:
+            with locked(self.path):
+                for name, shards in damaged.items():
+                    for shard in shards:
+                        arrays[name].shard_path(shard).unlink(missing_ok=True)
+            for name in set(arrays) - {"xy"}:
+                gone = np.isin(np.arange(self._size) // arrays[name].per_shard, damaged[name])
+                self._lost.update(np.setdiff1d(np.flatnonzero(gone), self._free).tolist())
+            if damaged["xy"]:  # which tiles its rows held is not known any more
+                lost, self._made = self._lost, None
+                self._refresh()
+                self._lost = lost.difference(self._free.tolist())
             warnings.warn(
-                f"{len(damaged)} of {len(self._units) + len(damaged)} files in the feature store {str(self.path)!r} "
-                "were damaged and are removed; their tiles are computed anew.",
+                f"The feature store {str(self.path)!r} was damaged: {count(n_damaged, 'file')} removed; the tiles are "
+                "computed anew.",
                 UserWarning,
                 stacklevel=3,
             )
+        rows = np.setdiff1d(rows, [*self._free, *self._lost]).astype(np.int64)
+        # a row of NaN stands where the removal of a damaged file was interrupted before all its tiles were back
+        self._lost.update(rows[np.isnan(arrays["pooled"].take(rows)[:, 0])].tolist())
 
     def _checked(self, name: str, values: NDArray, expected: tuple[int, ...]) -> NDArray[np.float16]:
         if values.shape != expected:
@@ -218,46 +220,28 @@ class FeatureStore:
             )
         return values.astype(np.float16)
 
-    def _take(self, name: str, xy: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float16]:
-        keys = _keys(xy)
-        absent = [point for point, key in zip(_points(xy), keys, strict=True) if key not in self._row]
-        if absent:
-            shown = some([f"({x:g}, {y:g})" for x, y in absent], 3)
-            raise KeyError(f"{len(absent)} of {len(keys)} tiles are not in the store {str(self.path)!r}: {shown}.")
-        at = np.array([self._row[key] for key in keys], np.int64).reshape(-1, 2)
-        result = np.empty((len(keys), *shape), np.float16)
-        for unit, rows in _by_unit(at[:, 0]):
-            try:
-                result[rows] = _units.read(self._units[unit])[name][at[rows, 1]]
-            except _units.DamagedUnitError as error:
-                raise ValueError(
-                    f"The feature store {str(self.path)!r} is damaged: {Path(str(error)).name} is not what was written. "
-                    "Call gdml.pp.embed(adata) again, which computes it anew."
-                ) from error
-        return result
+
+def read_xy(centers: Rows, rows: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Centres of the tiles in ``rows``, (n, 2) full-resolution px; NaN where there is none or it cannot be read."""
+    xy = np.full((len(rows), 2), np.nan)
+    for _, at in centers.by_shard(rows):
+        try:
+            xy[at] = centers.take(rows[at])
+        except DamagedShardError:  # missing(verify=True) removes the file
+            continue
+    return xy
 
 
-def distinct_tiles(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Tiles without those that a store takes for the same, from top to bottom, then from left to right.
-
-    Parameters
-    ----------
-    xy
-        Tile centres, full-resolution px, (n, 2).
-
-    Returns
-    -------
-    float64, (m, 2).
-    """
-    xy = np.asarray(xy, np.float64).reshape(-1, 2)
-    xy = xy[np.lexsort(xy.T)]
-    cells = np.floor(xy * _GRAIN + 0.5).astype(np.int64)
-    first = np.unique(cells[:, ::-1], axis=0, return_index=True)[1]
-    return xy[np.sort(first)]
+def damage(path: Path, what: str) -> str:
+    """Error message of a damaged store."""
+    return (
+        f"The feature store {str(path)!r} is damaged ({what}); call gdml.pp.embed(adata) again, which computes the "
+        "damaged part anew."
+    )
 
 
 def store_path(folder: str | Path, spec: FeatureSpec) -> Path:
-    """Place of the store of ``spec`` under ``folder``.
+    """Path of the store of ``spec`` under ``folder``.
 
     Parameters
     ----------
@@ -274,7 +258,7 @@ def store_path(folder: str | Path, spec: FeatureSpec) -> Path:
 
 
 def open_store(folder: str | Path, spec: FeatureSpec, *, n_tokens: int, dim: int) -> FeatureStore:
-    """Open the store of ``spec`` under ``folder``, made where there is none.
+    """Open the store of ``spec`` under ``folder``, and create it if it does not exist.
 
     Parameters
     ----------
@@ -294,7 +278,7 @@ def open_store(folder: str | Path, spec: FeatureSpec, *, n_tokens: int, dim: int
     Raises
     ------
     ValueError
-        If what lies there belongs to another spec, shape or version, or is no store.
+        If the folder holds a store of another spec, shape or format, or no store.
     """
     path = store_path(folder, spec)
     head = {
@@ -310,10 +294,11 @@ def open_store(folder: str | Path, spec: FeatureSpec, *, n_tokens: int, dim: int
     for name in ("key", "n_tokens", "dim"):
         if found[name] != head[name]:
             raise ValueError(
-                f"The store {str(path)!r} holds features of another kind ({_difference(found, head)}); delete that folder."
+                f"The store {str(path)!r} holds other features ({_difference(found, head)}); delete that folder."
             )
-    with _units.locked(path):
-        _units.clean(path / "units")
+    with locked(path):
+        for file in path.glob(f"*/*{UNFINISHED}"):  # of a writer that was killed
+            file.unlink(missing_ok=True)
     return FeatureStore(path, found)
 
 
@@ -323,7 +308,7 @@ def open_path(path: str | Path) -> FeatureStore:
     Parameters
     ----------
     path
-        The store itself, a folder.
+        Folder of the store.
 
     Returns
     -------
@@ -332,7 +317,7 @@ def open_path(path: str | Path) -> FeatureStore:
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If it does not exist.
     ValueError
         If it is not a store of features, or one of another version of gdml.
     """
@@ -340,12 +325,12 @@ def open_path(path: str | Path) -> FeatureStore:
 
 
 def read_head(path: Path) -> dict[str, Any]:
-    """Read what a store says of itself.
+    """Read the attributes of a store.
 
     Parameters
     ----------
     path
-        The store, a folder.
+        Folder of the store.
 
     Returns
     -------
@@ -358,14 +343,10 @@ def read_head(path: Path) -> dict[str, Any]:
     """
     if not path.is_dir():
         raise FileNotFoundError(f"The feature store {str(path)!r} does not exist.")
-    if (path / "zarr.json").is_file():
-        raise ValueError(
-            f"The feature store {str(path)!r} was written by gdml 0.1, whose features lay spot by spot (format 1); "
-            "call gdml.pp.embed(adata) again, and gdml.settings.clear_cache('features') to be rid of it."
-        )
+    old = 2 if (path / "store.json").is_file() else None
     try:
-        head = json.loads((path / _HEAD).read_text())
-        version = head["format"]
+        head = {} if old else json.loads((path / "zarr.json").read_text())["attributes"]
+        version = old or head.get("format", 1)
         whole = {"n_tokens", "dim", "key"} <= set(head) and "tokens" in head["spec"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -373,24 +354,44 @@ def read_head(path: Path) -> dict[str, Any]:
         ) from error
     if version != FORMAT or not whole:
         raise ValueError(
-            f"The feature store {str(path)!r} has format {version}, this gdml reads {FORMAT}; "
-            "call gdml.pp.embed(adata) again."
+            f"The feature store {str(path)!r} has format {version}, this version of gdml reads format {FORMAT}; call "
+            "gdml.pp.embed(adata) again. gdml.settings.clear_cache('features') removes stores that are no longer used."
         )
     return head
 
 
 def _create(path: Path, head: dict[str, Any]) -> None:
-    """Make an empty store beside its place, then move it there, so that a half-made one is never found."""
+    """Make an empty store in a temporary folder and move it into place, so that a half-made one is never found."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _units.locked(path):
-        for left in path.parent.glob(f".{path.name}-making-*"):  # by a process that was killed: we hold its lock
+    with locked(path):
+        for left in path.parent.glob(f".{path.name}-making-*"):  # by a process that was killed while it held the lock
             shutil.rmtree(left)
         if path.is_dir():  # another process was first
             return
         making = Path(tempfile.mkdtemp(prefix=f".{path.name}-making-", dir=path.parent))
-        (making / "units").mkdir()
-        (making / _HEAD).write_text(json.dumps(head, indent=1, sort_keys=True))
-        os.chmod(making, 0o777 & ~_umask())
+        group = zarr.create_group(making, attributes=head)
+        pooled_only = head["spec"]["tokens"] == "pooled"
+        token, unit = (head["n_tokens"], head["dim"]), _UNIT_WITH_TOKENS
+        for name, shape, chunk, shard, dtype in (
+            *(() if pooled_only else [("tokens", token, 1, unit, "float16")]),
+            ("pooled", (head["dim"],), _UNIT_POOLED, _SHARD, "float16"),
+            ("xy", (2,), _SHARD, _SHARD, "float64"),
+        ):
+            group.create_array(
+                name,
+                shape=(0, *shape),
+                chunks=(chunk, *shape),
+                shards=(shard, *shape),
+                dtype=dtype,
+                fill_value=np.nan,
+                filters=None,
+                compressors=[Crc32cCodec()],
+                chunk_key_encoding={"name": "default", "separator": "."},  # no folders within folders
+            )
+        spec = head["spec"]
+        geometry = {name: spec[name] for name in ("um_per_px", "side_px", "tile_px", "tokens")}
+        mark(making, "features", encoder=spec["encoder"], image=spec["image"], key=head["key"], **geometry)
+        making.chmod(0o777 & ~_umask())
         making.rename(path)
 
 
@@ -401,33 +402,8 @@ def _umask() -> int:
 
 
 def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
-    """Say what two heads differ in."""
-    apart = [(n, found[n], expected[n]) for n in ("n_tokens", "dim") if found[n] != expected[n]]
+    """List what two heads differ in."""
+    differ = [(n, found[n], expected[n]) for n in ("n_tokens", "dim") if found[n] != expected[n]]
     theirs = found["spec"]
-    apart += [(n, theirs.get(n), value) for n, value in expected["spec"].items() if theirs.get(n) != value]
-    return "; ".join(f"{name} {was!r}, expected {now!r}" for name, was, now in apart)
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        _units.read(path)
-    except _units.DamagedUnitError:
-        return False
-    return True
-
-
-def _by_unit(unit: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Each unit with the places that ask for it, so that a file is read once."""
-    order = np.argsort(unit, kind="stable")
-    ends = np.flatnonzero(np.diff(unit[order])) + 1
-    for rows in np.split(order, ends):
-        if len(rows):
-            yield int(unit[rows[0]]), rows
-
-
-def _points(xy: NDArray[np.float64]) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in np.asarray(xy, np.float64).reshape(-1, 2).tolist()]
-
-
-def _keys(xy: NDArray[np.float64]) -> list[Key]:
-    return [(math.floor(x * _GRAIN + 0.5), math.floor(y * _GRAIN + 0.5)) for x, y in _points(xy)]
+    differ += [(n, theirs.get(n), value) for n, value in expected["spec"].items() if theirs.get(n) != value]
+    return "; ".join(f"{name} {was!r}, expected {now!r}" for name, was, now in differ)

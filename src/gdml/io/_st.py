@@ -15,7 +15,7 @@ from scipy import sparse
 from gdml import _keys
 from gdml._errors import some
 
-from ._visium_layout import pitch_px, visium_entry
+from .visium_layout import pitch_px, visium_entry
 
 SPOT_DIAMETER_UM = 100.0
 _POSITION_COLUMNS = ["x", "y", "pixel_x", "pixel_y"]

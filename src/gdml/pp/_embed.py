@@ -1,27 +1,28 @@
-"""Tiles through a frozen encoder into a store on disk."""
+"""Encode tiles with a frozen encoder, and store the features on disk."""
 
-from collections.abc import Callable
+import errno
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from anndata import AnnData
-from numpy.typing import NDArray
 from scanpy import logging as logg
-from tqdm.auto import tqdm
 
 from gdml import _keys
-from gdml._errors import did_you_mean, some
+from gdml._errors import count, did_you_mean, some
+from gdml._progress import bar, tell
 from gdml._settings import settings
-from gdml.features import TileStores
+from gdml.features import FeatureBank
 from gdml.slides import Slide
-from gdml.slides.neighbors import N_VIEWS, Neighbors, neighbor_tiles
-from gdml.spots.coordinates import check_adata, libraries, spot_coordinates
-from gdml.spots.features import PARTS
+from gdml.slides.neighbors import Neighbors, neighbor_tiles
 from gdml.spots.images import HIRES, open_tiled
+from gdml.spots.resolve import Spots
 from gdml.spots.undo import all_or_nothing
 
-from ._embed_slide import embed_slide
+from ._embed_slide import EmbeddedSlide, embed_slide
 from ._extract import Extractor
 from ._tile import tile
 from ._tokens import Tokens
@@ -38,7 +39,6 @@ def embed(
     *,
     tokens: Tokens = "grid7",
     neighbors: Neighbors = "exact",
-    views: int = 1,
     image: Any = None,
     weights: str | Path | None = None,
     encoder_name: str | None = None,
@@ -47,31 +47,29 @@ def embed(
     precision: "Precision" = "auto",
     compile: bool = False,
     cache_dir: str | Path | None = None,
-    key: str = _keys.KEY,
+    key_added: str = _keys.KEY,
     copy: bool = False,
 ) -> AnnData | None:
     """Encode the tile of each spot and the tiles of its neighbour region with a frozen encoder.
 
     Features are kept on disk, in stores keyed by the content of the image, the encoder and the geometry of the
-    tiles: what is stored already is not computed again, and a call that was interrupted, even killed, goes on
-    where it stopped. Tiles are read in threads ahead of the encoder, and no more of them than a few batches.
+    tiles. Tiles that are stored already are not encoded again, and a call that was interrupted, even killed, is
+    resumed by the next one. Tiles are read in threads, a few batches ahead of the encoder.
 
     Parameters
     ----------
     adata
-        Spots with tiles; where :func:`gdml.pp.tile` was not called, it is, with its defaults.
+        Spots with tiles; :func:`gdml.pp.tile` is called with its defaults if they have none.
     encoder
         Name of an encoder ("stain", statistics without weights; "box", a small network that comes with gdml; "uni",
-        "uni2-h", any timm model), a module or a function: see :func:`gdml.encoders.get_encoder`.
+        "uni2-h", any timm model), a module or a function, see :func:`gdml.encoders.get_encoder`.
     tokens
-        What is kept of the spot's own tile: ``"grid7"``, the class token and the patches averaged to
-        7 x 7; ``"all"`` tokens; or ``"pooled"``, one. Neighbour tiles keep one each.
+        Tokens that are kept of the spot's own tile: ``"grid7"``, the class token and the patches averaged to
+        7 x 7; ``"all"``; or ``"pooled"``, one. Of neighbour tiles the pooled embedding is kept.
     neighbors
-        Tiles of the neighbour region: ``"exact"``, those around the very spot, as in the paper (25 to encode
-        for each spot, none twice); ``"lattice"``, those of one lattice on the slide, up to half a tile off, which
-        neighbouring spots share (3.2 to encode for each spot of legacy ST, 0.7 on Visium, beside its own).
-    views
-        1, or 8 to store each tile in all its quarter turns and mirrorings, too.
+        Tiles of the neighbour region: ``"exact"``, centred on the spot, as in the paper (up to 25 tiles to encode
+        per spot); ``"lattice"``, from one lattice on the slide, up to half a tile off, which neighbouring spots
+        share (3.2 tiles to encode per spot of legacy ST, 0.7 on Visium, beside its own).
     image
         Full-resolution images in place of those recorded by :func:`gdml.pp.tile`: one, or a dict by slide.
         Needed again where they were given in memory.
@@ -80,19 +78,19 @@ def embed(
     encoder_name
         Name of the embedding, in place of the encoder's own.
     batch_size
-        Tiles encoded at once; None: what fits the free memory, at most 64 (256 on CUDA). Halved, with a
-        warning in the log, where memory runs out.
+        Tiles encoded at once; by default what fits the free memory, at most 64 (256 on CUDA). It is halved, with a
+        warning in the log, when memory runs out.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     precision
-        ``"auto"`` computes in bfloat16 where the hardware does natively, ``"bf16"``, ``"fp32"``. Features of
-        each are kept apart.
+        ``"auto"``, bfloat16 where the hardware supports it natively; ``"bf16"``; or ``"fp32"``. Features of each are
+        kept apart.
     compile
         Compile the encoder with ``torch.compile`` first, which pays on many slides. Features are kept apart.
     cache_dir
-        Folder of the stores; ``gdml.settings.cache_dir`` if None.
-    key
-        ``key_added`` of the tiles.
+        Folder of the stores; by default ``gdml.settings.cache_dir``.
+    key_added
+        ``key_added`` of the tiles; the record of the features is stored beside theirs.
     copy
         Return a copy instead of writing to ``adata``.
 
@@ -103,19 +101,23 @@ def embed(
     ``obsm["X_{encoder}"]`` : float32, (n_obs, D)
         Pooled embedding of the spot's tile.
     ``uns["gdml"]["features"]``
-        ``encoder``, ``identity``, ``precision``, ``tokens``, ``n_tokens`` (T), ``dim`` (D), ``neighbors``, ``views``,
-        ``obsm``, and ``stores``: for each view (``"0"``) and for the spots' ``"own"`` tiles and for the ``"neighbors"``
-        the path of each slide's store, with tokens (T, D) and pooled (D) of the one and pooled of the other, float16.
+        ``encoder``, ``identity``, ``precision``, ``tokens``, ``n_tokens`` (T), ``dim`` (D), ``neighbors``, ``obsm``;
+        ``keys``, the provenance key of each slide's features; and ``stores``, the path of each slide's store of the
+        spots' ``"own"`` tiles, with tokens (T, D) and pooled (D), float16, and of the ``"neighbors"``, pooled alone.
+    ``uns["gdml"]["tiles"]["slides"][slide]["fingerprint"]``
+        Hash of the content of the image.
 
     Raises
     ------
     KeyError
-        If coordinates are missing, or slides that were not tiled.
+        If coordinates are missing, or a slide was not tiled.
     FileNotFoundError
         If an image or a file of weights does not exist.
     ValueError
-        If an argument is not valid, an image can't be read, the tiles don't fit the encoder, or features
-        don't fit float16.
+        If an argument is not valid, an image can't be read, the tiles do not match the encoder, or features
+        exceed the range of float16.
+    OSError
+        If the cache folder cannot be written to; nothing was encoded then.
     PermissionError, ConnectionError
         If weights are gated or can't be downloaded.
 
@@ -132,23 +134,24 @@ def embed(
     >>> adata.obsm["X_stain"].shape[0] == adata.n_obs
     True
     """
-    check_adata(adata, copy=copy)
-    _check_arguments(tokens, neighbors, views, batch_size)
+    spots = Spots.resolve(adata, key=key_added, copy=copy)
+    _check_arguments(tokens, neighbors, batch_size)
     extractor = _extractor(encoder, tokens, weights, encoder_name, batch_size, device, precision, compile)
-    if copy:
-        adata = adata.copy()
-    with all_or_nothing(adata, key):  # the tiles that are laid here must not stay where an image can't be read
-        _run(adata, extractor, neighbors, views, image, cache_dir, key)
-    return adata if copy else None
+    folder = Path(cache_dir or settings.cache_dir).expanduser() / "features"
+    with all_or_nothing(spots.adata, key_added), _stored_in(folder, from_settings=cache_dir is None):
+        if spots.record(_keys.TILES) is None:
+            logg.info("embed: the spots have no tiles yet, running gdml.pp.tile(adata) with its defaults")
+            tile(spots.adata, tile_px=extractor.encoder.tile_px, image=image, key_added=key_added)
+        _check_tiles(spots, extractor.encoder, image)
+        _write(spots, extractor, neighbors, _encode(spots, extractor, neighbors, image, folder))
+    return spots.adata if copy else None
 
 
-def _check_arguments(tokens: Tokens, neighbors: Neighbors, views: int, batch_size: int | None) -> None:
+def _check_arguments(tokens: Tokens, neighbors: Neighbors, batch_size: int | None) -> None:
     if tokens not in get_args(Tokens):
         raise ValueError(f"`tokens` is {tokens!r}. {did_you_mean(tokens, get_args(Tokens))}")
     if neighbors not in get_args(Neighbors):
         raise ValueError(f"`neighbors` is {neighbors!r}. {did_you_mean(neighbors, get_args(Neighbors))}")
-    if views not in (1, N_VIEWS):
-        raise ValueError(f"`views` must be 1, or 8 for all quarter turns and mirrorings; found {views!r}.")
     if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
         raise ValueError(f"`batch_size` must be a positive whole number of tiles, found {batch_size!r}.")
 
@@ -165,9 +168,9 @@ def _extractor(
 ) -> Extractor:
     from gdml.encoders import get_encoder, resolve_device, use_bf16
 
-    on = resolve_device(device)
-    bf16 = use_bf16(on, precision)
-    made = get_encoder(encoder, name=name, **({} if weights is None else {"weights": weights})).to(on)
+    target = resolve_device(device)
+    bf16 = use_bf16(target, precision)
+    made = get_encoder(encoder, name=name, **({} if weights is None else {"weights": weights})).to(target)
     if compile:
         if not hasattr(made, "compile"):
             raise ValueError(
@@ -177,102 +180,108 @@ def _extractor(
     return Extractor(
         encoder=made,
         tokens=tokens,
-        device=on,
+        device=target,
         bf16=bf16 and not getattr(made, "full_precision", False),
         compiled=bool(getattr(made, "compiled", compile)),
         batch_size=int(batch_size or 0),
     )
 
 
-def _run(
-    adata: AnnData,
-    extractor: Extractor,
-    neighbors: Neighbors,
-    views: int,
-    image: Any,
-    cache_dir: str | Path | None,
-    key: str,
-) -> None:
-    """Tile where that is missing, have encoded what no store has, and write."""
-    if _keys.TILES not in adata.uns.get(key, {}):
-        logg.info("embed: the spots have no tiles yet, running gdml.pp.tile(adata) with its defaults")
-        tile(adata, tile_px=extractor.encoder.tile_px, image=image, key_added=key)
-    tiles = adata.uns[key][_keys.TILES]
-    xy, by_slide = _check_tiles(adata, key, extractor.encoder, image)
-
-    pooled = np.zeros((adata.n_obs, extractor.encoder.dim), np.float32)
-    stores: dict[str, list[TileStores]] = {}
-    folder = Path(cache_dir or settings.cache_dir).expanduser() / "features"
-    with tqdm(total=0, desc=f"embed ({extractor.encoder.name})", unit="tile", disable=None) as bar:
-        for library, rows in by_slide.items():
-            slide, scale = open_tiled(adata, library, image, key=key), tiles["slides"][library]
-            centers, mask = neighbor_tiles(xy[rows], scale, int(tiles["n_side"]), neighbors)
-            try:
-                stores[library] = [
-                    embed_slide(slide, library, scale, extractor, view, xy[rows], centers[mask], folder, bar)
-                    for view in range(views)
-                ]
-            finally:
-                if not _is_users(image, library):
-                    slide.close()
-            pooled[rows] = stores[library][0].own.read_pooled(xy[rows])
-    _write(adata, key, extractor, pooled, neighbors, stores)
+@contextmanager
+def _stored_in(folder: Path, from_settings: bool) -> Iterator[None]:
+    """Try to write to the folder of the stores first, and name the setting behind it where the disk is full."""
+    name = "gdml.settings.cache_dir, set by GDML_CACHE_DIR" if from_settings else "`cache_dir`"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise type(error)(
+            f"Features cannot be written to {str(folder)!r} ({error.strerror}); choose another folder with {name}."
+        ) from error
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            error.add_note(f"Features are written to {str(folder)!r}; choose another folder with {name}.")
+        raise
 
 
-def _check_tiles(
-    adata: AnnData, key: str, encoder: "Encoder", image: Any
-) -> tuple[NDArray[np.float64], dict[str, NDArray[np.intp]]]:
-    """Coordinates and rows by slide, where they fit the tiles recorded."""
-    tiles = adata.uns[key][_keys.TILES]
-    xy = spot_coordinates(adata, tiles["spatial_key"])
-    by_slide = libraries(adata, tiles["library_key"], spatial_key=tiles["spatial_key"])
-    again = "call gdml.pp.tile(adata) again."
-    unknown = [library for library in by_slide if library not in tiles["slides"]]
+def _check_tiles(spots: Spots, encoder: "Encoder", image: Any) -> None:
+    """Refuse tiles that do not cover the slides or do not match the encoder."""
+    tiles = spots.adata.uns[spots.key][_keys.TILES]
+    unknown = [slide for slide in spots.slides if slide not in tiles["slides"]]
     if unknown:
-        raise KeyError(f"uns[{key!r}]['tiles'] lacks the slides {some(unknown)}; {again}")
+        raise KeyError(f"uns[{spots.key!r}]['tiles'] lacks the slides {some(unknown)}; call gdml.pp.tile(adata) again.")
     if int(tiles["tile_px"]) != encoder.tile_px:
         raise ValueError(
             f"The tiles have {tiles['tile_px']} px, the encoder {encoder.name!r} takes {encoder.tile_px}; "
             f"call gdml.pp.tile(adata, tile_px={encoder.tile_px}) first."
         )
     for_all = image is None or isinstance(image, dict) or (isinstance(image, str) and image == HIRES)
-    if not for_all and len(by_slide) > 1:
-        raise ValueError(f"`image` is one image, but there are {len(by_slide)} slides; pass a dict by slide.")
-    return xy, by_slide
+    if not for_all and len(spots.slides) > 1:
+        raise ValueError(f"`image` is one image, but there are {len(spots.slides)} slides; pass a dict by slide.")
 
 
-def _is_users(image: Any, library: str) -> bool:
-    """Whether the slide was opened by the user, who may want to go on with it."""
-    return isinstance(image.get(library) if isinstance(image, dict) else image, Slide)
+def _encode(
+    spots: Spots, extractor: Extractor, neighbors: Neighbors, image: Any, folder: Path
+) -> dict[str, EmbeddedSlide]:
+    """Encode the tiles of all slides that are not stored."""
+    tiles = spots.adata.uns[spots.key][_keys.TILES]
+    embedded = {}
+    with bar(0, desc="embed", unit="tile") as progress:
+
+        def update(found: int, done: int) -> None:
+            progress.total += found
+            progress.update(done)
+
+        for name, rows in spots.slides.items():
+            progress.set_description(f"embed {name}", refresh=False)
+            slide, scale = open_tiled(spots.adata, name, image, key=spots.key), tiles["slides"][name]
+            centers, inside = neighbor_tiles(spots.xy[rows], scale, int(tiles["n_side"]), neighbors)
+            try:
+                embedded[name] = embed_slide(slide, scale, extractor, spots.xy[rows], centers[inside], folder, update)
+            finally:
+                if not _opened_by_user(image, name):
+                    slide.close()
+    n_encoded, n_found = (sum(getattr(s, part) for s in embedded.values()) for part in ("n_encoded", "n_found"))
+    tell(
+        f"embed: {extractor.encoder.name}, {count(next(iter(embedded.values())).own.n_tokens, 'token')} per spot; "
+        f"{n_encoded} tiles encoded, {n_found} found in {str(folder)!r}"
+    )
+    return embedded
 
 
-def _write(
-    adata: AnnData,
-    key: str,
-    extractor: Extractor,
-    pooled: NDArray[np.float32],
-    neighbors: Neighbors,
-    stores: dict[str, list[TileStores]],
-) -> None:
-    encoder = extractor.encoder
-    paths = [
-        {part: {library: str(getattr(views[view], part).path) for library, views in stores.items()} for part in PARTS}
-        for view in range(len(next(iter(stores.values()))))
-    ]
+def _opened_by_user(image: Any, slide: str) -> bool:
+    return isinstance(image.get(slide) if isinstance(image, dict) else image, Slide)
+
+
+def _write(spots: Spots, extractor: Extractor, neighbors: Neighbors, embedded: dict[str, EmbeddedSlide]) -> None:
+    encoder, adata = extractor.encoder, spots.adata
+    pooled = np.zeros((adata.n_obs, encoder.dim), np.float32)
+    for name, rows in spots.slides.items():
+        bank = FeatureBank(embedded[name].own.path)
+        pooled[rows] = bank.pooled(bank.rows(spots.xy[rows]))
     obsm = _keys.embedding(encoder.name)
     adata.obsm[obsm] = pooled
-    adata.uns[key] = {
-        **adata.uns[key],
+    tiles = adata.uns[spots.key][_keys.TILES]
+    slides = {name: {**tiles["slides"][name], "fingerprint": s.fingerprint} for name, s in embedded.items()}
+    adata.uns[spots.key] = {
+        **adata.uns[spots.key],
+        _keys.TILES: {**tiles, "slides": {**tiles["slides"], **slides}},
         _keys.FEATURES: {
             "encoder": encoder.name,
             "identity": encoder.identity,
             "precision": "bf16" if extractor.bf16 else "fp32",
             "tokens": extractor.tokens,
-            "n_tokens": next(iter(stores.values()))[0].own.n_tokens,
+            "n_tokens": next(iter(embedded.values())).own.n_tokens,
             "dim": encoder.dim,
             "neighbors": neighbors,
-            "views": len(paths),
             "obsm": obsm,
-            "stores": {str(view): of_view for view, of_view in enumerate(paths)},
+            "keys": {name: slide.key for name, slide in embedded.items()},
+            "stores": {
+                "own": {name: str(slide.own.path) for name, slide in embedded.items()},
+                "neighbors": {name: str(slide.neighbors.path) for name, slide in embedded.items()},
+            },
         },
     }

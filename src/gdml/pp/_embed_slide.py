@@ -1,57 +1,73 @@
-"""One slide, one view: which tiles no store has, and having them encoded."""
+"""One slide: encode the tiles that its stores lack."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scanpy import logging as logg
 
-from gdml.features import FeatureSpec, FeatureStore, TileStores, distinct_tiles, open_path, open_store, store_path
+from gdml.features import FeatureSpec, FeatureStore, distinct_tiles, open_path, open_store, store_path
 from gdml.slides import Slide
 
 from ._extract import Extractor
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
+
+@dataclass(frozen=True)
+class EmbeddedSlide:
+    """The stores of a slide, and what was encoded.
+
+    Attributes
+    ----------
+    own
+        Tiles of the spots, with the tokens of the token budget.
+    neighbors
+        All other tiles, pooled; the same store where the budget is ``"pooled"``. A tile is in one store or the other:
+        where spots are one tile apart, the neighbour of one spot is the own tile of the next.
+    key
+        Provenance key of the features, see :meth:`gdml.features.FeatureSpec.key`.
+    fingerprint
+        Of the image.
+    n_encoded, n_found
+        Tiles that were encoded, and those that were in the stores.
+    """
+
+    own: FeatureStore
+    neighbors: FeatureStore
+    key: str
+    fingerprint: str
+    n_encoded: int
+    n_found: int
 
 
 def embed_slide(
     slide: Slide,
-    library: str,
     scale: dict[str, Any],
     extractor: Extractor,
-    view: int,
     xy: NDArray[np.float64],
     around: NDArray[np.float64],
     folder: Path,
-    bar: "tqdm[Any]",
-) -> TileStores:
-    """Encode one view of those tiles of a slide that its stores lack, and store them.
+    progress: Callable[[int, int], object],
+) -> EmbeddedSlide:
+    """Encode the tiles of a slide that its stores lack, and store them.
 
     Parameters
     ----------
-    slide, library
-        The image, and its name in messages.
+    slide
+        The image.
     scale
-        What :func:`gdml.pp.tile` recorded of the slide.
+        Record of the slide by :func:`gdml.pp.tile`.
     extractor
         Encodes the tiles.
-    view
-        How they are turned.
     xy
-        Centres of the spots, full-resolution px, (n, 2): of these the extractor's token budget is kept.
+        Centres of the spots, full-resolution px, (n, 2).
     around
         Centres of the tiles of their neighbour regions, (m, 2), of which the pooled embedding is kept.
     folder
-        Of all stores.
-    bar
-        Told what there is to do, and what was done.
-
-    Returns
-    -------
-    The stores, which then have all the tiles.
+        Folder of all stores.
+    progress
+        Called with the number of tiles to encode that were found and the number of those done since the last call.
     """
     side_px = float(scale["side_px"])
     spec = FeatureSpec(
@@ -61,27 +77,26 @@ def embed_slide(
         side_px=side_px,
         tile_px=extractor.encoder.tile_px,
         tokens=extractor.tokens,
-        view=view,
     )
     own = _open(folder, spec, extractor)
-    pooled_only = own if spec.tokens == "pooled" else _open(folder, replace(spec, tokens="pooled"), extractor)
-    stores = TileStores(own, pooled_only)
+    others = own if spec.tokens == "pooled" else _open(folder, replace(spec, tokens="pooled"), extractor)
 
-    n_encoded = 0
-    for store, asked, has in ((own, xy, own), (pooled_only, around, stores)):
-        todo = distinct_tiles(asked[has.missing(asked, verify=True)])
-        bar.total += len(todo)
-        extractor.run(slide, store, todo, side_px, view=view, progress=bar.update)
-        n_encoded += len(todo)
-    n_asked = len(distinct_tiles(np.concatenate([xy, around])))
-    turned = f", view {view}" if view else ""
-    logg.info(f"embed: slide {library}{turned}: {n_encoded} tiles encoded, {n_asked - n_encoded} found in the stores")
-    return stores
+    def encode(store: FeatureStore, centers: NDArray[np.float64]) -> int:
+        centers = distinct_tiles(centers)
+        progress(len(centers), 0)
+        extractor.run(slide, store, centers, side_px, progress=lambda n: progress(0, n))
+        return len(centers)
+
+    n_encoded = encode(own, xy[own.missing(xy, verify=True)])
+    elsewhere = around[own.missing(around, verify=True)]
+    n_encoded += encode(others, elsewhere[others.missing(elsewhere, verify=True)])
+    n_found = len(distinct_tiles(np.concatenate([xy, around]))) - n_encoded
+    return EmbeddedSlide(own, others, spec.key(), spec.image, n_encoded, n_found)
 
 
 def _open(folder: Path, spec: FeatureSpec, extractor: Extractor) -> FeatureStore:
     path = store_path(folder, spec)
-    if path.is_dir():  # no need to load weights to know how many tokens there are
+    if path.is_dir():  # the number of tokens is known without loading weights
         return open_path(path)
     n_tokens = 1 if spec.tokens == "pooled" else extractor.n_tokens()
     return open_store(folder, spec, n_tokens=n_tokens, dim=extractor.encoder.dim)

@@ -17,14 +17,14 @@ from gdml.slides import Slide
 from ._memory import batch_size, is_out_of_memory
 from ._read_ahead import read_ahead
 from ._tokens import Tokens, thin_tokens
-from ._transfer import OnTheWay, Transfer
+from ._transfer import Pending, Transfer
 
 if TYPE_CHECKING:
     import torch
 
     from gdml.encoders import Encoder
 
-_ROOMS = 3  # batches of tiles in memory: one is encoded while two are read
+_BUFFERS = 3  # batches of tiles in memory: one is encoded while two are read
 _MOST_READERS = 8
 
 
@@ -67,8 +67,8 @@ class Extractor:
 
     def n_tokens(self) -> int:
         """Tokens of a tile after thinning, found by encoding a white one."""
-        white = self._transfer.room(1, self.encoder.tile_px).fill_(255)
-        return self._encode(white, self.tokens, 0)[0].get()[0].shape[1]
+        white = self._transfer.buffer(1, self.encoder.tile_px).fill_(255)
+        return self._encode(white, self.tokens)[0].get()[0].shape[1]
 
     def run(
         self,
@@ -77,7 +77,6 @@ class Extractor:
         xy: NDArray[np.float64],
         side_px: float,
         *,
-        view: int,
         progress: Callable[[int], object],
     ) -> None:
         """Encode tiles in the order given and append them to ``store``.
@@ -93,8 +92,6 @@ class Extractor:
             Centres of the tiles, full-resolution px, (n, 2).
         side_px
             Side of a tile, full-resolution px.
-        view
-            How the tiles are turned: see :func:`turned`.
         progress
             Called with the number of tiles done since the last call.
         """
@@ -105,21 +102,21 @@ class Extractor:
             for start in range(0, len(xy), store.unit)
             for first in range(start, min(start + store.unit, len(xy)), at_once)
         ]
-        rooms = [self._transfer.room(at_once, px) for _ in range(min(_ROOMS, len(batches)))]
-        pixels = [room.numpy() for room in rooms]
+        buffers = [self._transfer.buffer(at_once, px) for _ in range(min(_BUFFERS, len(batches)))]
+        pixels = [buffer.numpy() for buffer in buffers]
 
-        def read(row: int, room: int, place: int) -> None:
+        def read(row: int, buffer: int, place: int) -> None:
             corner = xy[row] - side_px / 2
-            pixels[room][place] = slide.read_region(corner[0], corner[1], side_px, side_px, (px, px))
+            pixels[buffer][place] = slide.read_region(corner[0], corner[1], side_px, side_px, (px, px))
 
-        behind: list[tuple[int, list[OnTheWay]]] = []
+        behind: list[tuple[int, list[Pending]]] = []
         with ThreadPoolExecutor(1, thread_name_prefix="gdml-write") as writer:
             unit = _Unit(store, xy, writer)
-            ahead = read_ahead(read, batches, n_readers=_readers(slide), n_rooms=_ROOMS)
+            ahead = read_ahead(read, batches, n_readers=_readers(slide), n_buffers=_BUFFERS)
             try:
                 with closing(ahead):
-                    for batch, room in ahead:
-                        behind.append((len(batch), self._encode(rooms[room][: len(batch)], budget, view)))
+                    for batch, number in ahead:
+                        behind.append((len(batch), self._encode(buffers[number][: len(batch)], budget)))
                         if len(behind) > 1:  # results are fetched one batch late, so that a GPU is never idle
                             unit.add(*behind.pop(0))
                         progress(len(batch))
@@ -128,13 +125,13 @@ class Extractor:
                     unit.add(*rest)
                 unit.close()
 
-    def _encode(self, tiles: "torch.Tensor", budget: Tokens, view: int) -> list[OnTheWay]:
+    def _encode(self, tiles: "torch.Tensor", budget: Tokens) -> list[Pending]:
         """Features of a batch, in as many parts as memory needs."""
         parts, first = [], 0
         while first < len(tiles):
             n = self.batch_size
             try:
-                parts.append(self._encode_at_once(tiles[first : first + n], budget, view))
+                parts.append(self._encode_at_once(tiles[first : first + n], budget))
             except (RuntimeError, MemoryError) as error:
                 if n == 1 or not is_out_of_memory(error):
                     raise
@@ -145,11 +142,11 @@ class Extractor:
             self._lower(min(n, len(tiles) - first), short)
         return parts
 
-    def _encode_at_once(self, tiles: "torch.Tensor", budget: Tokens, view: int) -> OnTheWay:
+    def _encode_at_once(self, tiles: "torch.Tensor", budget: Tokens) -> Pending:
         import torch
 
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            tokens, pooled = self.encoder.encode(turned(self._transfer.to_device(tiles), view))
+            tokens, pooled = self.encoder.encode(self._transfer.to_device(tiles))
             if budget == "pooled":
                 return self._transfer.to_host(pooled)
             thin = thin_tokens(tokens, pooled, budget, getattr(self.encoder, "n_prefix", None))
@@ -178,7 +175,7 @@ class _Unit:
         self._start = self._stop = 0
         self._writing: Future[None] | None = None
 
-    def add(self, n: int, parts: list[OnTheWay]) -> None:
+    def add(self, n: int, parts: list[Pending]) -> None:
         """Take the features of the next ``n`` tiles."""
         self._parts += [part.get() for part in parts]
         self._stop += n
@@ -194,26 +191,6 @@ class _Unit:
         """Wait for what is being written, and raise what went wrong there."""
         if self._writing is not None:
             self._writing.result()
-
-
-def turned(tiles: "torch.Tensor", view: int) -> "torch.Tensor":
-    """One of the eight views of tiles.
-
-    Parameters
-    ----------
-    tiles
-        (n, side, side, 3).
-    view
-        0 to 7: quarter turns counterclockwise, plus 4 for a mirroring left to right after them.
-
-    Returns
-    -------
-    The same shape.
-    """
-    if view == 0:
-        return tiles
-    turned = tiles.rot90(view % 4, (1, 2))
-    return turned.flip(2) if view >= 4 else turned
 
 
 def _readers(slide: Slide) -> int:

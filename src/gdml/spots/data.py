@@ -14,11 +14,10 @@ from scipy import sparse
 from gdml import _keys
 from gdml._provenance import provenance_key, spots_digest
 from gdml.features import read_head
-from gdml.features.bank import MemoryBank, TileBank
 from gdml.training.data import SlideSpots, SpotData
 
 from .counts import raw_counts
-from .features import load_features
+from .features import bank_rows
 from .resolve import Spots
 
 
@@ -55,7 +54,7 @@ def spot_data(
     order = np.concatenate(list(spots.slides.values()))
     slides = []
     for name, rows in spots.slides.items():
-        bank = _bank_rows(spots, name)
+        bank = bank_rows(spots, name)
         side = float(tiles["slides"][name]["side_px"])
         xy = (spots.xy[rows] / side).astype(np.float32)
         grid = spots.grid(name)
@@ -100,18 +99,7 @@ def _image(of_slide: dict[str, Any], features: dict[str, Any], slide: str) -> st
     """Fingerprint of the image of a slide, as recorded, or as its feature store has it."""
     if "fingerprint" in of_slide:
         return str(of_slide["fingerprint"])
-    return str(read_head(Path(str(features["stores"]["0"]["own"][slide])))["spec"]["image"])
-
-
-def _bank_rows(spots: Spots, slide: str) -> tuple[TileBank, NDArray[np.int32], NDArray[np.int32]]:
-    """Tile bank of a slide, with the rows of its spots' own tiles and of their neighbours."""
-    part = spots.adata[spots.slides[slide]]
-    ((_, found),) = load_features(part, key=spots.key).items()
-    n = len(found.pooled)
-    around = np.full(found.neighbor_mask.shape, -1, np.int32)
-    around[found.neighbor_mask] = n + np.arange(found.neighbor_mask.sum())
-    bank: Any = MemoryBank(found.tokens, np.concatenate([found.pooled, found.neighbors[found.neighbor_mask]]))
-    return bank, np.arange(n, dtype=np.int32), around
+    return str(read_head(Path(str(features["stores"]["own"][slide])))["spec"]["image"])
 
 
 def panel_counts(adata: AnnData, panel: pd.Index, layer: str | None) -> NDArray[np.float32]:

@@ -1,80 +1,105 @@
-"""Features of an AnnData's spots, back from the stores on disk."""
+"""Features of the spots of an AnnData, read from the stores on disk."""
 
 import numpy as np
 from anndata import AnnData
+from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml.features import SlideFeatures, TileStores, open_path
-from gdml.slides.neighbors import neighbor_tiles, turned_order
+from gdml._errors import some
+from gdml.features import FeatureBank, SlideFeatures
+from gdml.slides.neighbors import neighbor_tiles
 
-from .coordinates import libraries, spot_coordinates
-
-PARTS = ("own", "neighbors")
+from .resolve import Spots
 
 
-def load_features(adata: AnnData, *, key: str = _keys.KEY, view: int = 0) -> dict[str, SlideFeatures]:
-    """Read the features of the current rows of ``adata`` from the stores that :func:`gdml.pp.embed` recorded.
+def bank_rows(spots: Spots, slide: str) -> tuple[FeatureBank, NDArray[np.int32], NDArray[np.int32]]:
+    """Open the features of a slide, and find the rows of its spots.
 
     Parameters
     ----------
-    adata
-        Embedded spots; a subset of what was embedded is fine.
-    key
-        ``key`` of the embedding.
-    view
-        Which of the views that were stored: 0 to 3 are quarter turns counterclockwise, 4 to 7 these mirrored
-        left to right. Neighbours turn with the region: the first is the top left one of what was turned.
+    spots
+        Embedded spots; a subset of those that were embedded is fine.
+    slide
+        Name of the slide.
 
     Returns
     -------
-    For each slide a :class:`gdml.features.SlideFeatures`, rows in the order they have in ``adata``.
+    bank
+        Features of the distinct tiles of the slide.
+    own : int32, (n,)
+        Row of each spot's own tile, spots in the order of ``spots.slides[slide]``.
+    neighbors : int32, (n, K)
+        Rows of the tiles of its neighbour region, row-major; -1 outside the image.
 
     Raises
     ------
     KeyError
         If nothing was embedded, or not these spots.
     FileNotFoundError
-        If a store is gone.
+        If a store does not exist.
     ValueError
-        If there is no such view, or a store is damaged.
+        If the stores were written by an earlier version, or are damaged.
     """
-    record = adata.uns.get(key, {}).get(_keys.FEATURES)
-    if record is None:
-        raise KeyError(f"uns[{key!r}] has no features; call gdml.pp.embed(adata) first.")
-    if "views" not in record:
+    record, tiles = spots.record(_keys.FEATURES), spots.record(_keys.TILES)
+    if record is None or tiles is None:
+        raise KeyError(f"uns[{spots.key!r}] has no features; call gdml.pp.embed(adata) first.")
+    again = f"call gdml.pp.embed(adata, encoder={str(record['encoder'])!r}) again."
+    stores = record.get("stores", {})
+    if "own" not in stores:
         raise ValueError(
-            f"uns[{key!r}]['features'] was written by gdml 0.1, which stored features otherwise; "
-            f"call gdml.pp.embed(adata, encoder={str(record['encoder'])!r}) again."
+            f"uns[{spots.key!r}]['features'] was written by an earlier version of gdml, whose stores have another "
+            f"format; {again}"
         )
-    if str(view) not in record["stores"]:
-        raise ValueError(
-            f"`view` is {view}, but the views {', '.join(record['stores'])} are stored; gdml.pp.embed(adata, views=8) adds them."
+    if slide not in stores["own"]:
+        raise KeyError(f"Slide {slide!r} has no features; {again}")
+    xy = spots.xy[spots.slides[slide]]
+    centers, inside = neighbor_tiles(xy, tiles["slides"][slide], int(tiles["n_side"]), record["neighbors"])
+    try:
+        bank = FeatureBank(str(stores["own"][slide]), str(stores["neighbors"][slide]))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"Slide {slide!r}: {error} If the cache was cleared or moved, {again}") from error
+    neighbors = np.full(inside.shape, -1, np.int32)
+    neighbors[inside] = bank.rows(centers[inside])
+    own = neighbors[:, inside.shape[1] // 2]  # the middle of the region
+    absent = inside & (neighbors < 0)
+    absent[:, inside.shape[1] // 2] |= own >= bank.n_own
+    if absent.any():
+        shown = some([f"({x:g}, {y:g})" for x, y in centers[absent]], 3)
+        raise KeyError(
+            f"Slide {slide!r}: {absent.sum()} of {inside.sum()} tiles are not in its stores: {shown}. "
+            f"If spots have moved, {again}"
         )
-    tiles = adata.uns[key][_keys.TILES]
-    n_side = int(tiles["n_side"])
-    order = turned_order(n_side, view)
-    xy = spot_coordinates(adata, tiles["spatial_key"])
-    mend = f"call gdml.pp.embed(adata, encoder={str(record['encoder'])!r}) again."
+    return bank, own.copy(), neighbors
+
+
+def load_features(adata: AnnData, *, key: str = _keys.KEY) -> dict[str, SlideFeatures]:
+    """Read the features of the spots of ``adata`` from the stores that :func:`gdml.pp.embed` recorded.
+
+    Parameters
+    ----------
+    adata
+        Embedded spots; a subset of those that were embedded is fine.
+    key
+        ``key_added`` of the embedding.
+
+    Returns
+    -------
+    A :class:`gdml.features.SlideFeatures` for each slide, rows in the order of ``adata``.
+
+    Raises
+    ------
+    KeyError
+        If nothing was embedded, or not these spots.
+    FileNotFoundError
+        If a store does not exist.
+    ValueError
+        If a store is damaged, or was written by an earlier version.
+    """
+    spots = Spots.resolve(adata, key=key, copy=getattr(adata, "is_view", False))
     features = {}
-    for library, rows in libraries(adata, tiles["library_key"], spatial_key=tiles["spatial_key"]).items():
-        paths = record["stores"][str(view)]
-        if library not in paths["own"]:
-            raise KeyError(f"Slide {library!r} has no features; {mend}")
-        centers, mask = neighbor_tiles(xy[rows], tiles["slides"][library], n_side, record["neighbors"])
-        try:
-            stores = TileStores(*(open_path(str(paths[part][library])) for part in PARTS))
-            neighbors = np.zeros((*mask.shape, stores.own.dim), np.float16)
-            neighbors[mask] = stores.read_pooled(centers[mask])
-            features[library] = SlideFeatures(
-                tokens=stores.own.read_tokens(xy[rows]),
-                pooled=stores.own.read_pooled(xy[rows]),
-                neighbors=neighbors[:, order],
-                neighbor_mask=mask[:, order],
-            )
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"Slide {library!r}: {error} Was the cache cleared or moved? If so, {mend}"
-            ) from error
-        except KeyError as error:
-            raise KeyError(f"Slide {library!r}: {error.args[0]} Have spots moved? If so, {mend}") from error
+    for slide in spots.slides:
+        bank, own, rows = bank_rows(spots, slide)
+        neighbors = np.zeros((*rows.shape, bank.dim), np.float16)
+        neighbors[rows >= 0] = bank.pooled(rows[rows >= 0])
+        features[slide] = SlideFeatures(bank.tokens(own), bank.pooled(own), neighbors, rows >= 0)
     return features

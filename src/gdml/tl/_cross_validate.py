@@ -273,7 +273,7 @@ def _warn_of_patients(spots: Spots) -> None:
 def _run_missing_steps(spots: Spots) -> None:
     for part, step, run in (
         (_keys.TILES, "tile", lambda: tile(spots.adata, key_added=spots.key)),
-        (_keys.FEATURES, "embed", lambda: embed(spots.adata, key=spots.key)),
+        (_keys.FEATURES, "embed", lambda: embed(spots.adata, key_added=spots.key)),
     ):
         if spots.record(part) is None:
             tell(f"cross_validate: running gdml.pp.{step}(adata) with its defaults")

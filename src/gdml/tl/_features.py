@@ -45,7 +45,7 @@ def make_features(
             image=image,
             device=device,
             precision=precision,
-            key=key,
+            key_added=key,
         )
 
 
@@ -80,4 +80,4 @@ def _geometry_text(want: dict[str, Any]) -> str:
 
 def _same_features(features: Any, model: "TrainedModel") -> bool:
     kind = lambda record: (*(str(record[k]) for k in ("identity", "tokens")), str(record.get("neighbors", "exact")))
-    return "views" in features and kind(features) == kind(model.features)  # gdml 0.1 knew no views
+    return "keys" in features and kind(features) == kind(model.features)  # stores of gdml 0.1 cannot be read

@@ -202,7 +202,7 @@ def _run_missing_steps(adata: AnnData, scale: str, key: str) -> None:
         normalize(adata, normalization=scale, library_key=adata.uns[key][_keys.TILES]["library_key"], key_added=key)
     if _keys.FEATURES not in adata.uns[key]:
         logg.info("fit: running gdml.pp.embed(adata) with its defaults")
-        embed(adata, key=key)
+        embed(adata, key_added=key)
 
 
 def _gather(adata: AnnData, measured: Any, groups: str | None, needs: Collection[str], key: str) -> "SpotData":
