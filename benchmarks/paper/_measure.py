@@ -9,9 +9,10 @@ import torch
 
 from gdml.encoders import get_encoder, resolve_device, use_bf16
 from gdml.pp._tokens import thin_tokens
-from gdml.tl._candidates import Candidate, make_candidates
-from gdml.tl._training import shape_of
-from gdml.training import SpotData, make_fabric, train
+from gdml.training.candidates import Candidate, make_candidates
+from gdml.training.data import SpotData
+from gdml.training.fabric import make_fabric
+from gdml.training.loop import train
 
 _SECONDS = 2.0
 _TILES = 8
@@ -71,7 +72,7 @@ def noise(encoding: Encoding, n_genes: int) -> SpotData:
     n = _SIDE**2
     grid = torch.stack([torch.arange(n) // _SIDE, torch.arange(n) % _SIDE], 1)
     counts = torch.randint(20, (n, n_genes)).float()
-    return SpotData(
+    return SpotData.in_memory(
         tokens=torch.randn(n, encoding.n_tokens, encoding.dim).half(),
         pooled=torch.randn(n, encoding.dim).half(),
         neighbors=torch.randn(n, 25, encoding.dim).half(),
@@ -89,15 +90,13 @@ def noise(encoding: Encoding, n_genes: int) -> SpotData:
 def measure_training(candidate: Candidate, data: SpotData, device: str) -> float:
     """Spots a second in training: two further epochs on ``data``."""
     on = resolve_device(device)
-    fabric = make_fabric(on, bf16=use_bf16(on, "auto"))
+    fabric = make_fabric(on)
     rows = torch.arange(len(data))
     spent = []
     for epochs in (1, 3):
         loop = replace(candidate.loop, max_epochs=epochs)
         start = time.perf_counter()
-        train(
-            lambda: candidate.model(candidate.config, shape_of(data)), data, rows, loop, fabric, seed=0, name="timing"
-        )
+        train(lambda: candidate.model(candidate.config, data.shape()), data, rows, loop, fabric, seed=0, name="timing")
         spent.append(time.perf_counter() - start)
     return 2 * len(data) / max(spent[1] - spent[0], 1e-3)
 

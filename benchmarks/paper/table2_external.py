@@ -22,7 +22,7 @@ from _report import cell, print_if_another
 from _sets import HER2ST, VISIUM
 
 import gdml
-from gdml.tl._runs import run_digest
+from gdml._provenance import provenance_key
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,7 +73,7 @@ def _trained(adata: ad.AnnData, said: Mapping[str, Any], seed: int, slides: Sequ
         "max_epochs": options.max_epochs,
         "gdml": gdml.__version__,
     }
-    place = options.folder / "models" / f"{said['model']}-{run_digest(about)}"
+    place = options.folder / "models" / f"{said['model']}-{provenance_key(about, size=12)}"
     if (place / "model.json").is_file():
         return gdml.load(place)
     if "gdml_measured" not in adata.obsm:
