@@ -45,7 +45,7 @@ def compare(adata, models: list[str], folder: Path, seeds: int, **options):
     return gdml.tl.cross_validate(
         adata,
         {name: MODELS[name] for name in models},
-        groups="patient",
+        group_key="patient",
         folds=SPLITS,
         seeds=seeds,
         allow_shared_groups=True,
@@ -55,7 +55,7 @@ def compare(adata, models: list[str], folder: Path, seeds: int, **options):
 
 
 def print_table(found) -> None:
-    """Print a row for each model and split: means over slides, the interval over slides, the spread over seeds."""
+    """Print a row for each model and split, then one for each model, with intervals over slides (or patients)."""
     table = found.intervals(by_fold=True).pivot(index=["fold", "model"], columns="metric")
     runs = found.runs.groupby(["fold", "model"])
     print("\n| split | model | " + " | ".join(COLUMNS.values()) + " | epochs | s a run |")
@@ -70,14 +70,20 @@ def print_table(found) -> None:
     overall = found.intervals().pivot(index="model", columns="metric")
     difference = found.compare("ridge").set_index("model") if "ridge" in found.models else None
     seconds = found.runs.groupby("model")["seconds"].sum()
-    print("\n| model | " + " | ".join(COLUMNS.values()) + " | PCC(A) less ridge | parameters | all runs, s |")
-    print("|---|" + "---|" * (len(COLUMNS) + 3))
+    print(
+        "\n| model | "
+        + " | ".join(COLUMNS.values())
+        + " | PCC(A) less ridge | intervals over | parameters | all runs, s |"
+    )
+    print("|---|" + "---|" * (len(COLUMNS) + 4))
     for model in found.summary().index:
         row = overall.loc[model]
         cells = [_interval(row["mean", m], row["low", m], row["high", m]) for m in COLUMNS]
         less = "" if difference is None or model not in difference.index else difference.loc[model]
         cells.append(_interval(*less[["difference", "low", "high"]], sign=True) if len(less) else "")
         size = found.runs.loc[found.runs["model"] == model, "parameters"].max()
+        over = f"{row['n_slides', 'pcc_a']} slides of {row['n_groups', 'pcc_a']} patients"
+        cells += [over if row["interval_over", "pcc_a"] == "slides" else f"patients: {over}"]
         cells += [f"{size / 1e6:.2f} M", f"{seconds[model]:.0f}"]
         print(f"| {model} | " + " | ".join(cells) + " |")
 

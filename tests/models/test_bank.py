@@ -97,7 +97,7 @@ def test_a_bank_holds_what_it_is_given(spots, dim):
     assert torch.equal(torch.cat(passed), rows) and torch.equal(made.spot, rows) and len(made) == 20
     assert made.slide.tolist() == [0] * 15 + [1] * 5 and made.largest_slide() == 15
     assert torch.equal(made.expression, spots.expression[rows])
-    assert torch.equal(made.features, spots.pooled[rows, :dim].float())
+    assert torch.equal(made.features, spots.batch(rows).pooled[:, :dim])
     torch.testing.assert_close(made.mean(), spots.expression[rows].mean(0))
 
     batch = spots.batch(torch.tensor([41, 6]))

@@ -134,7 +134,7 @@ def test_where_other_slides_have_too_few_spots(spots, retrieved, rows):
 def test_exemplars_as_a_loop_finds_them(spots, retrieved):
     rows = torch.arange(10, 50)
     module = build(spots, rows, n_exemplars=4).eval()
-    pooled = spots.pooled.float().numpy()
+    pooled = spots.batch(torch.arange(64)).pooled.numpy()
     mean, std = pooled[rows].mean(0), pooled[rows].std(0)  # no neighbour tiles are read
     unit = (pooled - mean) / std
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -158,7 +158,7 @@ def test_the_bank_holds_training_spots_alone(spots):
     make = lambda: EGN(make_config(EGN, None, SMALL), Shape(32, 10, 5, 6))
     module, _ = train(make, spots, rows, loop, fabric, seed=0, validation=held)
     assert torch.equal(module.bank.spot, rows) and torch.equal(module.bank.expression, spots.expression[rows])
-    torch.testing.assert_close(module.bank.features, module.scalers.pooled(spots.pooled[rows].float()))
+    torch.testing.assert_close(module.bank.features, module.scalers.pooled(spots.batch(rows).pooled))
     assert module.shape.n_bank == 40
 
 

@@ -1,8 +1,13 @@
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gdml.training.context import even_subset
+from gdml.training.data import SlideSpots, SpotData
 from gdml.training.sampler import SlideSampler
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -184,3 +189,147 @@ def test_a_batch_moves_with_all_its_parts(make_data):
         moved.slides.nearest,
     ]
     assert all(part.device.type == "meta" for part in parts)
+
+
+class Counting:
+    """A tile bank that counts the rows that are read from it."""
+
+    def __init__(self, n, n_tokens=3, dim=8):
+        self.n_tokens, self.dim, self.n = n_tokens, dim, n
+        self.read = {"tokens": 0, "pooled": 0}
+
+    def __len__(self):
+        return self.n
+
+    def tokens(self, rows):
+        self.read["tokens"] += len(rows)
+        return np.repeat(np.asarray(rows, np.float16)[:, None, None], self.n_tokens, 1) * np.ones(self.dim, np.float16)
+
+    def pooled(self, rows):
+        self.read["pooled"] += len(rows)
+        return np.asarray(rows, np.float16)[:, None] * np.ones(self.dim, np.float16)
+
+
+def lattice(side, *, max_context=4096, n_genes=2):
+    """One square slide of side x side spots, whose neighbours are the tiles of its own spots."""
+    n = side**2
+    grid = np.stack([np.arange(n) // side, np.arange(n) % side], 1)
+    around = np.full((n, 9), -1, np.int32)
+    for i, (row, column) in enumerate((r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)):
+        at = grid + (row, column)
+        inside = ((at >= 0) & (at < side)).all(1)
+        around[inside, i] = at[inside] @ (side, 1)
+    slide = SlideSpots(
+        "S", "S", Counting(n), np.arange(n, dtype=np.int32), around, grid, grid[:, ::-1].astype(np.float32)
+    )
+    return SpotData([slide], torch.randn(n, n_genes), max_context=max_context)
+
+
+def test_only_what_is_needed_is_read():
+    data = lattice(20)
+    read = data.slides[0].bank.read
+    data.batch(torch.arange(10), ())
+    assert read == {"tokens": 0, "pooled": 10}
+    data.batch(torch.arange(10), ("tokens",))
+    assert read["tokens"] == 10
+
+
+def test_a_neighbor_tile_is_read_once_for_a_batch():
+    data = lattice(20)
+    batch = data.batch(torch.tensor([21, 22, 0]), ("neighbors",))
+    distinct = {int(t) for i in (21, 22, 0) for t in data.slides[0].neighbors[i] if t >= 0}
+    assert data.slides[0].bank.read["pooled"] == 3 + len(distinct)
+    around = torch.from_numpy(data.slides[0].neighbors[[21, 22, 0]]).float()
+    assert torch.equal(batch.neighbor_mask, around >= 0)
+    assert torch.equal(batch.neighbors[..., 0], around.clamp(min=0) * (around > 0))
+
+
+def test_the_context_of_a_slide_is_read_once():
+    data = lattice(10)
+    for rows in torch.arange(100).split(10):
+        data.batch(rows, ("slides",))
+        data.select([0]).learning_from(rows).batch(rows, ("slides",))  # views share what was read
+    assert data.slides[0].bank.read["pooled"] == 100 + 2 * 100
+
+
+def test_contexts_are_held_up_to_a_size(make_data):
+    data = make_data((30, 20, 25))
+    data._contexts.most_bytes = 1
+    for slide in (0, 1, 2, 0):
+        data.batch(data.rows_of(slide), ("slides",))
+    assert len(data._contexts._held) == 1
+
+
+@quick
+@given(st.integers(5, 60), st.integers(5, 60), st.integers(1, 400), st.integers(0, 3))
+def test_the_subset_of_a_slide_is_even(width, height, most, seed):
+    rng = np.random.default_rng(seed)
+    xy = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2) + 0.2 * rng.random(
+        (width * height, 2)
+    )
+    rows = even_subset(xy, most)
+    assert len(rows) == len(set(rows)) <= most
+    assert np.array_equal(rows, even_subset(xy, most)) and np.array_equal(rows, np.sort(rows))
+    if len(xy) <= most:
+        assert len(rows) == len(xy)
+        return
+    # nobody is farther from the subset than about the diagonal of a square that holds a spot of it
+    side = (width * height / most) ** 0.5
+    far = np.sqrt(np.square(xy[:, None] - xy[rows]).sum(-1).min(1)).max()
+    assert far <= 3 * side + 3
+    if most > 30:
+        assert len(rows) > most / 3
+        quarters = (xy[rows] > xy.mean(0)) @ (2, 1)
+        whole = (xy > xy.mean(0)) @ (2, 1)
+        share = np.bincount(quarters, minlength=4) / len(rows) - np.bincount(whole, minlength=4) / len(xy)
+        assert np.abs(share).max() < 0.15
+
+
+def test_a_large_slide_has_a_context_and_visitors():
+    data = lattice(30, max_context=100)
+    rows = torch.arange(0, 900, 7)
+    batch = data.batch(rows, ("slides",))
+    context = even_subset(data.slides[0].xy, 100)
+    assert batch.slides.lengths == (len(context),) and batch.slides.extent.tolist() == [[30, 30]]
+    features = torch.cat([batch.slides.features, batch.visitors.features])
+    assert torch.equal(features[batch.index, 0], rows.half().float())  # every spot is found under its own row
+    outside = ~torch.isin(rows, torch.from_numpy(context))
+    assert len(batch.visitors.grid) == int(outside.sum()) and outside.any() and not outside.all()
+    nearest = batch.visitors.nearest
+    assert torch.equal(nearest[:, 0], len(context) + torch.arange(len(nearest)))
+    assert (nearest[:, 1:] < len(context)).all()
+    # the same in training and in prediction, in whichever batch
+    blind = SpotData(data.slides, max_context=100).batch(rows[:5], ("slides",))
+    assert torch.equal(blind.slides.features, batch.slides.features)
+
+
+def test_visitors_of_several_slides():
+    first, second = lattice(20, max_context=50), lattice(9, max_context=50)
+    data = SpotData([*first.slides, *second.slides], max_context=50)
+    rows = torch.tensor([5, 450, 399, 0, 401])
+    batch = data.batch(rows, ("slides",))
+    features = torch.cat([batch.slides.features, batch.visitors.features])
+    assert torch.equal(features[batch.index, 0], torch.tensor([5.0, 50.0, 399.0, 0.0, 1.0]))
+    starts = torch.tensor([0, *batch.slides.lengths]).cumsum(0)
+    for slide, nearest in zip(batch.visitors.slide, batch.visitors.nearest, strict=True):
+        assert ((nearest[1:] >= starts[slide]) & (nearest[1:] < starts[slide + 1])).all()
+
+
+def test_batches_of_one_slide_share_a_context_in_prediction():
+    data = lattice(30, max_context=100)
+    batches = list(data.in_order(torch.arange(900), 200, ("slides",), "cpu"))
+    assert len(batches) == 5 and len({id(batch.slides.memo) for batch in batches}) == 1
+    again = next(data.in_order(torch.arange(900), 200, ("slides",), "cpu"))
+    assert again.slides.memo is not batches[0].slides.memo  # valid for one set of weights
+    assert next(data.in_order(torch.arange(900), 200, ("slides",))).slides.memo is None
+
+
+def test_data_travel_to_other_processes():
+    data = lattice(10)
+    data.batch(torch.arange(3), ("slides",))
+    other = pickle.loads(pickle.dumps(data))
+    assert not other._contexts._held
+    assert torch.equal(
+        other.batch(torch.arange(3), ("slides",)).slides.features,
+        data.batch(torch.arange(3), ("slides",)).slides.features,
+    )

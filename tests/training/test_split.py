@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gdml.training.split import split_by_block, split_by_group
+from gdml.training.split import block_margin, make_split, split_by_block, split_by_group
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 seeds = st.integers(0, 1000)
@@ -93,3 +94,37 @@ def test_splits_follow_the_generator(make_data):
         lambda s: split_by_block(data, 0.2, 2, generator(s)),
     ):
         assert torch.equal(split(3).validation, split(3).validation)
+
+
+@quick
+@given(st.sampled_from([1, 3, 5]), st.booleans(), st.floats(0.6, 3.0), st.floats(0, 1.5), seeds)
+def test_blocks_share_nothing_with_what_is_learnt_from(make_data, n_side, smooth, pitch, angle, seed):
+    """Neither a tile of a region nor a label of a training spot shows anything of a held-out spot."""
+    cells = torch.stack([torch.arange(600) // 20, torch.arange(600) % 20], 1)
+    turn = torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).float()
+    xy = cells.flip(1).float() * pitch @ turn
+    around = {
+        "neighbors": torch.zeros(600, n_side**2, 8),
+        "neighbor_mask": torch.zeros(600, n_side**2, dtype=torch.bool),
+    }
+    data = make_data((600,), xy=xy, grid=cells, **around)
+    try:
+        split = make_split(data, "block", 0.2, None, seed, smooth=smooth)
+    except ValueError:
+        return
+    apart = (xy[split.train][:, None] - xy[split.validation]).abs().amax(-1)  # tiles and regions are squares
+    assert float(apart.min()) >= (n_side + 1) / 2 - 1e-3
+    if smooth:  # nor does any spot that is averaged into a training label lie that near
+        together = (cells[:, None] - cells).abs().amax(-1) <= 1
+        averaged = together[split.train].any(0)
+        near = (xy[averaged][:, None] - xy[split.validation]).abs().amax(-1)
+        assert float(near.min()) >= (n_side + 1) / 2 - 1e-3
+    assert float(apart.min()) < (n_side + 1) / 2 + 3 * pitch + 1e-3  # and no more spots are dropped than that
+
+
+def test_the_margin_is_half_a_region_and_half_a_tile(make_data):
+    cells = torch.stack([torch.arange(100) // 10, torch.arange(100) % 10], 1)
+    around = {"neighbors": torch.zeros(100, 25, 8), "neighbor_mask": torch.zeros(100, 25, dtype=torch.bool)}
+    (slide,) = make_data((100,), xy=cells.flip(1) * 1.8, grid=cells, **around).slides
+    assert block_margin(slide) == 3.0
+    assert block_margin(slide, smooth=True) == pytest.approx(3.0 + 1.8)

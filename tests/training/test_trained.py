@@ -14,7 +14,10 @@ from safetensors.torch import load_file, save_file
 
 import gdml
 from gdml.models.base import Shape, get_model, make_config
-from gdml.training import TrainedModel, make_fabric, predict_rows, weights_digest
+from gdml.training import TrainedModel
+from gdml.training.fabric import make_fabric
+from gdml.training.loop import predict as predict_spots
+from gdml.training.trained import weights_digest
 
 CONFIG = {
     "width": 16,
@@ -59,7 +62,7 @@ def make(name, data, seed=0):
 
 
 def predict(model, data):
-    return predict_rows(model.module, data, torch.arange(len(data)), make_fabric(torch.device("cpu"), bf16=False))
+    return predict_spots(model.module, data, make_fabric("cpu", precision="fp32"))
 
 
 def edit(folder, change):

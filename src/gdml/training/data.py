@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from gdml.features.bank import MemoryBank, TileBank
+from gdml.features import MemoryBank, TileBank
 from gdml.models.base import Shape
 from gdml.models.batch import Batch, Nearest, Slides, Visitors
 from gdml.models.ridge import stripes

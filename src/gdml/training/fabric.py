@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -62,8 +63,19 @@ def launch(fabric: Fabric, function: Callable[..., Any], *arguments: Any) -> Any
     Where processes are started for the call, what is returned must be small: it comes back through a pipe.
     """
     if _starts_processes_for_functions(fabric):
-        return fabric.launch(function, *arguments)
+        return fabric.launch(_Call(function, arguments))
     return function(fabric, *arguments)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A function with its arguments, which Fabric would otherwise look into for modules."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def __call__(self, fabric: Fabric) -> Any:
+        return self.function(fabric, *self.arguments)
 
 
 def _starts_processes_for_functions(fabric: Fabric) -> bool:
