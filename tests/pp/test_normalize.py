@@ -76,7 +76,8 @@ def test_hest_panel_is_by_variability_of_log1p_counts_over_pooled_slides():
     found = (adata.X > 0).reshape(2, 40, -1).mean(1).min(0) >= 0.1
     by_hand = ad.AnnData(np.log1p(adata.X[:, found]), var=adata.var[[]][found])
     sc.pp.highly_variable_genes(by_hand, n_top_genes=3)
-    assert set(adata.var_names[adata.var["gdml_panel"]]) == set(by_hand.var_names[by_hand.var["highly_variable"]])
+    panel = set(adata.var_names[adata.var["gdml_panel"]])
+    assert len(panel) == 3 and panel <= set(by_hand.var_names[by_hand.var["highly_variable"]])  # which includes ties
     assert adata.uns["gdml"]["panel"]["method"] == "hest"
     panel = adata.var["gdml_panel"].copy()
     pp.select_genes(adata, 3, method="hvg")
