@@ -49,7 +49,7 @@ def test_a_gene_must_be_found_in_every_slide():
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**16), method=st.sampled_from(["counts", "hvg"]))
+@given(seed=st.integers(0, 2**16), method=st.sampled_from(["counts", "hvg", "hest"]))
 def test_panel_does_not_depend_on_the_order_of_the_columns(seed, method):
     adata = make(seed)
     shuffled = adata[:, np.random.default_rng(seed).permutation(adata.n_vars)].copy()
@@ -65,6 +65,23 @@ def test_select_genes_by_variability_finds_the_variable_gene():
     pp.select_genes(adata, 2, method="hvg")
     assert adata.var["gdml_panel"]["g5"]
     assert adata.uns["gdml"]["panel"]["method"] == "hvg"
+
+
+def test_hest_panel_is_by_variability_of_log1p_counts_over_pooled_slides():
+    import scanpy as sc
+
+    adata = make(as_sparse=False, n=80, genes=30)
+    adata.X[:, 5] = np.where(np.arange(80) < 40, 30, 1)  # differs between the slides alone
+    pp.select_genes(adata, 3, method="hest")
+    found = (adata.X > 0).reshape(2, 40, -1).mean(1).min(0) >= 0.1
+    by_hand = ad.AnnData(np.log1p(adata.X[:, found]), var=adata.var[[]][found])
+    sc.pp.highly_variable_genes(by_hand, n_top_genes=3)
+    panel = set(adata.var_names[adata.var["gdml_panel"]])
+    assert len(panel) == 3 and panel <= set(by_hand.var_names[by_hand.var["highly_variable"]])  # which includes ties
+    assert adata.uns["gdml"]["panel"]["method"] == "hest"
+    panel = adata.var["gdml_panel"].copy()
+    pp.select_genes(adata, 3, method="hvg")
+    assert not adata.var["gdml_panel"].equals(panel)
 
 
 def test_normalize_writes_what_the_kernel_gives():

@@ -71,7 +71,7 @@ def test_another_slide_of_the_same_name_is_new(split):
     assert len(part.uns["gdml"]["predict"]["in_training"]) == 0
 
 
-def test_an_image_in_memory_is_recognised_by_the_positions(ready):
+def test_an_image_in_memory_is_recognised(ready):
     one = of(ready, "S1")
     pixels = gdml.slides.open_slide(one.uns["spatial"]["S1"]["metadata"]["source_image_path"])
     image = pixels.read_region(0, 0, *pixels.size, pixels.size)

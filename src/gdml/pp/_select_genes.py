@@ -15,7 +15,7 @@ def select_genes(
     adata: AnnData,
     n_genes: int = 250,
     *,
-    method: Literal["counts", "hvg"] = "counts",
+    method: Literal["counts", "hvg", "hest"] = "counts",
     genes: Iterable[str] | None = None,
     min_fraction: float = 0.1,
     layer: str | None = None,
@@ -37,7 +37,8 @@ def select_genes(
     method
         How genes found in at least ``min_fraction`` of the spots of **every** slide are ranked. ``"counts"``:
         by total counts, the rule of TRIPLEX :cite:p:`Chung2024`. ``"hvg"``: by variability, as
-        :func:`scanpy.pp.highly_variable_genes` finds it slide by slide on log-normalised counts.
+        :func:`scanpy.pp.highly_variable_genes` finds it slide by slide on log-normalised counts. ``"hest"``: the same
+        on ``log1p`` of raw counts with all slides pooled, the rule of HEST-bench :cite:p:`Jaume2024`.
         Ties are broken by name.
     genes
         Names of the panel genes, instead of a rule.

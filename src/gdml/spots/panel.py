@@ -9,18 +9,18 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from gdml._errors import check_count, check_number, did_you_mean, some
-from gdml.expression import Normalization, normalize_counts, rank_genes
+from gdml.expression import NORMALIZATIONS, normalize_counts, rank_genes
 
 from .resolve import Spots
 
-_METHODS = ("counts", "hvg")
+_METHODS = ("counts", "hvg", "hest")
 
 
 def choose_panel(
     spots: Spots,
     n_genes: int = 250,
     *,
-    method: Literal["counts", "hvg"] = "counts",
+    method: Literal["counts", "hvg", "hest"] = "counts",
     genes: Iterable[str] | None = None,
     min_fraction: float = 0.1,
     layer: str | None = None,
@@ -64,9 +64,11 @@ def choose_panel(
             f"{min_fraction:.0%} of the spots of every slide (slides: {len(set(library))}). Ask for fewer, "
             f"gdml.pp.normalize(adata, n_genes={len(candidates)}), or lower `min_fraction` of gdml.pp.select_genes."
         )
-    if method == "hvg":
-        names = adata.var_names[candidates]
-        candidates = candidates[_variability_order(counts, candidates, names, library, n_genes)]
+    if method != "counts":
+        norm = NORMALIZATIONS["hest" if method == "hest" else "scanpy"]
+        values = normalize_counts(counts, candidates, norm)
+        pooled = np.zeros(len(library)) if method == "hest" else library
+        candidates = candidates[_variability_order(values, adata.var_names[candidates], pooled, n_genes)]
     panel[candidates[:n_genes]] = True
     return panel, {"method": method, "n_genes": int(n_genes), "min_fraction": float(min_fraction)}
 
@@ -89,13 +91,13 @@ def _columns(adata: AnnData, genes: Iterable[str]) -> NDArray[np.intp]:
 
 
 def _variability_order(
-    counts: Any, candidates: NDArray[np.intp], names: pd.Index, library: NDArray[Any], n_genes: int
+    values: NDArray[np.float32], names: pd.Index, library: NDArray[Any], n_genes: int
 ) -> NDArray[np.intp]:
-    """Places in ``candidates``, the most variable gene first."""
+    """Order of genes by variability within slides, the most variable first."""
     import scanpy as sc
 
     lognorm = AnnData(
-        normalize_counts(counts, candidates, Normalization()),
+        values,
         obs=pd.DataFrame({"library": pd.Categorical(library)}, index=np.arange(len(library)).astype(str)),
         var=pd.DataFrame(index=names),
     )
@@ -103,4 +105,4 @@ def _variability_order(
     found = sc.pp.highly_variable_genes(lognorm, n_top_genes=n_genes, batch_key=batch_key, inplace=False)
     spread = -found["dispersions_norm"].fillna(-np.inf).to_numpy()
     slides = -found.get("highly_variable_nbatches", pd.Series(0, index=found.index)).to_numpy()
-    return np.lexsort((np.asarray(lognorm.var_names, dtype=str), spread, slides))
+    return np.lexsort((np.asarray(names, dtype=str), spread, slides))

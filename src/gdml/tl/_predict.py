@@ -193,10 +193,10 @@ def predict_spots(
             device=device,
             precision=precision,
         )
-        slides = known_slides(spots, image=image)
         values, embedding = _predict_rows(spots, trained, fabric, batch_size)
+        slides = known_slides(spots)
     predicted = pd.DataFrame(values, index=adata.obs_names, columns=pd.Index(trained.panel))
-    seen = None if trained.slides is None else list(training_slides(slides, trained.slides))
+    seen = None if trained.slides is None else training_slides(slides, trained.slides)
 
     adata.obsm[key] = predicted
     if embedding is not None:

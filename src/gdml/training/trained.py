@@ -65,8 +65,8 @@ class TrainedModel:
     history
         Quantities by epoch.
     slides
-        Training slides by name: ``image`` (fingerprint), ``positions`` (digest) and ``key`` (provenance) of each.
-        None where they are unknown (models saved by gdml 0.1).
+        Training slides by name: ``image`` (fingerprint) and ``key`` (provenance) of each. None where they are unknown
+        (models saved by gdml 0.1).
     provenance
         Key of everything that the model depends on; empty where unknown.
     path
