@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gdml.slides import open_slide
-from gdml.slides.glass import _ORIENTATIONS, coverage
+from gdml.slides.glass import ORIENTATIONS, coverage
 from gdml.slides.thumbnail import thumbnail
 
 SECTIONS = {"B4": ("C2", "C3"), "C2": ("B4", "C3"), "C3": ("B4", "C4"), "C4": ("B4", "C6"), "C6": ("B4", "C2")}
@@ -41,7 +41,7 @@ def main() -> None:
     small = {name: thumbnail(slide) for name, slide in slides.items()}
     print(
         "section  right  "
-        + "  ".join(f"{name.replace(' degrees', '')[:16]:>16}" for name in _ORIENTATIONS)
+        + "  ".join(f"{name.replace(' degrees', '')[:16]:>16}" for name in ORIENTATIONS)
         + "  hires  other slides"
     )
     missed, alarms, wrong = [], 0, 0
@@ -54,12 +54,12 @@ def main() -> None:
 
         right = judge(xy)
         alarms += "*" in right
-        cells = {key: judge(np.column_stack(turn(*xy.T, width, height))) for key, turn in _ORIENTATIONS.items()}
+        cells = {key: judge(np.column_stack(turn(*xy.T, width, height))) for key, turn in ORIENTATIONS.items()}
         cells["hires"] = judge(xy * HIRES_PX / max(size))
         cells |= {f"image of {other}": judge(xy, other) for other in others[name]}
         wrong += len(cells)
         missed += [f"{name} {key} ({cell})" for key, cell in cells.items() if "*" not in cell]
-        *first, hires = list(cells.values())[: len(_ORIENTATIONS) + 1]
+        *first, hires = list(cells.values())[: len(ORIENTATIONS) + 1]
         rest = "  ".join(f"{key.removeprefix('image of ')} {cell}" for key, cell in cells.items() if "image" in key)
         print(f"{name:7}  {right:>5}  " + "  ".join(f"{cell:>16}" for cell in first) + f"  {hires:>6}  {rest}")
     print(f"{alarms} of {len(spots)} right pairs and {wrong - len(missed)} of {wrong} wrong ones are warned about")

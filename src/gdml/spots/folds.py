@@ -1,18 +1,16 @@
 """The data of each fold: panel, normalisation and expression from its training slides, features shared by all."""
 
 from collections.abc import Collection, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 
 from gdml import _keys
 from gdml._errors import did_you_mean
 from gdml._provenance import counts_digest
-from gdml.expression import Normalization, as_normalization, normalize_counts, rank_genes
+from gdml.expression import Normalization, as_normalization
 from gdml.training.compare import FoldData, Slide
 from gdml.training.folds import Fold
 
@@ -24,7 +22,6 @@ from .resolve import Spots
 _SWITCHES = ("order", "target_sum", "log", "smooth")
 _PANEL = ("n_genes", "method", "genes", "min_fraction")
 _KNOWN = ("normalization", "layer", *_SWITCHES, *_PANEL)
-_HEST = "hest"  # method of the panel of HEST-bench
 
 
 class FoldMaker:
@@ -74,29 +71,13 @@ class FoldMaker:
             If fewer genes pass the rule than asked for.
         """
         rule = self._panel_rule
+        on_all = rule.get("method") == "hest"
+        rows = None if on_all else np.sort(np.concatenate([self._of.slides[slide] for slide in fold.train]))
         try:
-            if rule.get("method") == _HEST and "genes" not in rule:
-                return self._hest_panel
-            rows = np.sort(np.concatenate([self._of.slides[slide] for slide in fold.train]))
             chosen, _ = choose_panel(self._of, layer=self._layer, rows=rows, **rule)
         except ValueError as error:
             raise ValueError(f"Fold {fold.name!r}: {error} They are arguments of `normalize`.") from error
         return list(self._of.adata.var_names[chosen])
-
-    @cached_property
-    def _hest_panel(self) -> list[str]:
-        """Genes found in enough spots of every slide, the most variable over all spots of all slides together."""
-        import scanpy as sc
-
-        n_genes, least = self._panel_rule["n_genes"], self._panel_rule.get("min_fraction", 0.1)
-        counts, names = self._of.counts(self._layer), self._of.adata.var_names
-        candidates = rank_genes(counts, self._of.library, names, min_fraction=least)
-        if len(candidates) < n_genes:
-            raise ValueError(f"`n_genes` is {n_genes}, but only {len(candidates)} genes can be chosen from.")
-        expression = AnnData(normalize_counts(counts, candidates, self.normalization))
-        found = sc.pp.highly_variable_genes(expression, n_top_genes=n_genes, inplace=False)
-        order = np.argsort(-found["dispersions_norm"].fillna(-np.inf).to_numpy(), kind="stable")
-        return list(names[np.sort(candidates[order[:n_genes]])])
 
     def make(self, fold: Fold, panel: list[str]) -> FoldData:
         """Bring the expression of the panel genes to scale, slide by slide, for all slides of the fold."""

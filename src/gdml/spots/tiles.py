@@ -164,7 +164,7 @@ def _summary(record: Mapping[str, Any]) -> str:
     what = f"{record['tile_px']} native px" if np.isnan(record["tile_um"]) else f"{record['tile_um']:g} um"
     scales = np.array([slide["um_per_px"] for slide in slides])
     low, high = scales.min(), scales.max()
-    value = f"{low:.3g}" if np.isclose(low, high, rtol=5e-3, equal_nan=True) else f"{low:.3g} to {high:.3g}"
+    value = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
     sources = Counter(slide["um_per_px_source"] for slide in slides)
     origin = next(iter(sources)) if len(sources) == 1 else ", ".join(f"{name}: {n}" for name, n in sources.items())
     shown = "um per px unknown" if np.isnan(scales).all() else f"{value} um per px ({origin})"
