@@ -102,7 +102,11 @@ def test_links_are_not_followed(filled, tmp_path):
     mark(write(tmp_path / "elsewhere", data="1"), "features")
     (filled / "features" / "link").symlink_to(tmp_path / "elsewhere")
     (filled / "linked").symlink_to(tmp_path)  # its folders are not the cache's
+    size = gdml.settings.list_cache()["bytes"].sum()
     (filled / "features" / "stain-1" / "link").symlink_to(tmp_path / "elsewhere")
+    (filled / "features" / "stain-1" / "file").symlink_to(tmp_path / "elsewhere" / "data")
+    (filled / "features" / "stain-1" / "dangling").symlink_to("nowhere")
+    assert gdml.settings.list_cache()["bytes"].sum() == size
     gdml.settings.clear_cache()
     assert (tmp_path / "elsewhere" / "data").read_text() == "1"
     assert not (filled / "features" / "stain-1").exists()

@@ -1,4 +1,4 @@
-"""The slide that all benchmarks share: small, synthetic, the same each time."""
+"""The small synthetic slide of all benchmarks."""
 
 import os
 import tempfile
@@ -8,12 +8,12 @@ import gdml
 
 
 def quiet() -> None:
-    """Keep progress bars out of what is timed."""
+    """Disable progress bars, which would be timed."""
     os.environ["TQDM_DISABLE"] = "1"
 
 
 def tiled(folder: str, grid: int = 3):
-    """AnnData of ``grid`` x ``grid`` spots at most, on a JPEG, with tiles."""
+    """AnnData of at most ``grid`` x ``grid`` spots on a JPEG, with tiles."""
     quiet()
     adata = gdml.datasets.synthetic(1, 1, grid=grid, n_genes=20, path=folder)
     gdml.pp.tile(adata)

@@ -1,4 +1,4 @@
-"""What the Hugging Face hub says of a repository, and downloads of it; thin around huggingface_hub."""
+"""Access, sizes and downloads of repositories on the Hugging Face hub."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +14,14 @@ WEIGHTS = "pytorch_model.bin"
 
 @contextmanager
 def hub_errors(repository: str, *, dataset: bool) -> Iterator[None]:
-    """Turn the hub's errors into one that says what to do.
+    """Turn errors of the hub into one that says what to do.
 
     Raises
     ------
     PermissionError
         If the repository is gated and access was not granted.
     ConnectionError
-        If the hub can't be reached.
+        If the hub cannot be reached.
     """
     import requests
     from huggingface_hub.errors import (
@@ -51,7 +51,7 @@ def hub_errors(repository: str, *, dataset: bool) -> Iterator[None]:
 
 
 def sizes(files: Sequence[str]) -> dict[str, int]:
-    """Bytes of files of HEST-1k, and of its newest table; asks the hub, after a check of the access to it.
+    """Bytes of files of HEST-1k, and of its newest table; asks the hub after checking access.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def sizes(files: Sequence[str]) -> dict[str, int]:
 
 
 def download(files: Sequence[str], folder: Path) -> None:
-    """Fetch files of HEST-1k, and its tables, into ``folder``; what was begun goes on where it stopped.
+    """Fetch files of HEST-1k, and its tables, into ``folder``; interrupted downloads resume.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def download(files: Sequence[str], folder: Path) -> None:
 
 
 def weights_to_fetch(encoder: str) -> int:
-    """Bytes of gated weights that are not in the hub's cache; 0 where the encoder needs none.
+    """Bytes of gated weights that are not in the hub's cache; 0 if the encoder needs none.
 
     Raises
     ------

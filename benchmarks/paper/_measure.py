@@ -69,7 +69,7 @@ def measure_encoder(name: str, tokens: str, device: str, tiles_per_s: float | No
 
 
 def noise(encoding: Encoding, n_genes: int) -> SpotData:
-    """Spots of one square slide, with random features and expression."""
+    """Spots of a square slide, with random features and expression."""
     n = _SIDE**2
     grid = torch.stack([torch.arange(n) // _SIDE, torch.arange(n) % _SIDE], 1)
     counts = torch.randint(20, (n, n_genes)).float()

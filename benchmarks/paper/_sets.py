@@ -1,4 +1,4 @@
-"""The data sets of the paper: their slides, whose they are, and which fold each patient is scored in."""
+"""Data sets of the paper: slides, patients, and folds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class PaperSet:
     note: str = ""
 
     def choose(self, slides: Sequence[str] | None) -> dict[str, str]:
-        """Patients of the slides that are asked for, or of all.
+        """Patients of the selected slides, or of all.
 
         Raises
         ------
@@ -53,7 +53,7 @@ class PaperSet:
         return {slide: self.patients[slide] for slide in slides or self.patients}
 
     def splits(self, slides: Sequence[str]) -> Folds:
-        """Slides to learn from and slides to score, by fold; folds that the slides have no patient of are left out.
+        """Training and test slides by fold, without folds that have no patient of the slides.
 
         Raises
         ------
@@ -75,7 +75,7 @@ STNET_PATIENTS = tuple(
 
 
 def stnet_folds() -> dict[str, tuple[str, ...]]:
-    """Deal the 23 patients of STNet into the authors' eight folds."""
+    """Assign the 23 patients of STNet to the eight folds of the authors."""
     dealt = KFold(8, shuffle=True, random_state=2021).split(STNET_PATIENTS)
     return {str(i): tuple(STNET_PATIENTS[j] for j in test) for i, (_, test) in enumerate(dealt)}
 

@@ -1,12 +1,12 @@
-"""Train the encoder in the box: self-supervised, on the H&E of the HER2ST sections.
+"""Train the encoder ``"box"``: self-supervised, on the H&E images of the HER2ST sections.
 
     pip install "gdml[train]"
-    python recipes/box/train.py --out box.safetensors                       # all sections: the one that is shipped
+    python recipes/box/train.py --out box.safetensors                       # all sections: the weights in the package
     python recipes/box/train.py --sections C2 C3 C4 C6 --out no_b.safetensors   # for scores on patient B
 
-A ResNet-18 learns to recognise two views of the same place (VICReg, Bardes et al. 2022, as in lightly); gene
-expression is never looked at. A run that was stopped goes on from its last checkpoint (``{out}.checkpoint``) when it is
-called again, and ends with the weights that it would have had: batch i depends on the seed and i alone.
+A ResNet-18 learns to match two views of the same position (VICReg, Bardes et al. 2022, as in lightly); gene
+expression is not used. An interrupted run resumes from its last checkpoint (``{out}.checkpoint``) and ends with the
+weights of an uninterrupted one: batch i depends on the seed and on i only.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from math import cos, pi
 from pathlib import Path
 
-# Threads that wait must not spin: views are cut on the cores that the network runs on. Read when torch is loaded.
+# waiting threads must not spin: views are computed on the same cores as the network; read when torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
@@ -40,16 +40,16 @@ ARCHITECTURE = "resnet18"
 
 @dataclass
 class Recipe:
-    """What decides the weights, the sections aside.
+    """Parameters of the training.
 
     Parameters
     ----------
     steps, pairs, px
         Updates, pairs of views in each, and the side of a view, px.
     lr, weight_decay, warmup
-        Of AdamW; the rate rises over ``warmup`` steps and falls as a cosine to nothing.
+        Of AdamW; the rate increases over ``warmup`` steps and decreases to zero as a cosine.
     hidden
-        Width of the projection that the loss sees.
+        Width of the projection before the loss.
     seed
         Of weights and views.
     """
@@ -82,7 +82,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
 
     def update(self, views: Tensor) -> float:
-        """One step on a batch; gives the loss."""
+        """Train on a batch and return the loss."""
         r = self.recipe
         rate = r.lr * min((self.step + 1) / r.warmup, 1.0) * (0.5 + 0.5 * cos(pi * self.step / r.steps))
         for group in self.optimizer.param_groups:
@@ -97,14 +97,14 @@ class Run:
         return loss.item()
 
     def save(self, path: Path, about: dict) -> None:
-        """Write a checkpoint beside its place, then move it there."""
+        """Write a checkpoint atomically."""
         state = {"model": self.both.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
         beside = path.with_name(path.name + ".unfinished")
         torch.save(state | {"about": json.dumps(about)}, beside)
         beside.replace(path)
 
     def load(self, path: Path, about: dict) -> None:
-        """Go on from a checkpoint of the same recipe."""
+        """Resume from a checkpoint of the same recipe."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         if json.loads(state["about"]) != about:
             raise SystemExit(
@@ -126,7 +126,7 @@ def slides(sections: list[str]) -> Iterator[TrainingSlide]:
 
 
 def export(net: nn.Module, path: Path, about: dict) -> None:
-    """Write the weights as float16; counters of batches are left out."""
+    """Write the weights as float16, without counters of batches."""
     half = {k: v.half().contiguous().cpu() for k, v in net.state_dict().items() if v.is_floating_point()}
     if not all(v.isfinite().all() for v in half.values()):
         raise ValueError("Weights that float16 can't hold: the training has diverged.")

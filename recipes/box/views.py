@@ -1,4 +1,4 @@
-"""Two views of the same spot of tissue: what the encoder learns to recognise.
+"""Pairs of views of the same position on a slide.
 
 Views are cut from the slides in memory by one affine map each (position, scale in um per px, quarter turn,
 mirroring) and then change their stains. Both views of a pair show the same place at nearly the same
@@ -25,12 +25,12 @@ MEAN, STD = 0.5, 0.25  # of pixels in [0, 1], for all channels: stains differ, s
 
 @dataclass
 class Augmentation:
-    """How far views differ from what lies in the slide.
+    """Ranges of the random transformations of views.
 
     Parameters
     ----------
     um_per_px
-        Least and greatest scale, drawn log-uniformly for each pair.
+        Smallest and largest micrometres per pixel, drawn log-uniformly for each pair.
     scale_jitter
         The views of a pair differ in the logarithm of their scale by up to twice this.
     stain_gain
@@ -38,7 +38,7 @@ class Augmentation:
     stain_shift
         Up to this is added to each of the three.
     blur
-        Share of the views that are blurred by one px.
+        Fraction of the views that are blurred by one px.
     """
 
     um_per_px: tuple[float, float] = (0.35, 1.0)
@@ -50,16 +50,16 @@ class Augmentation:
 
 @dataclass
 class TrainingSlide:
-    """A slide in memory, and where on it there is tissue.
+    """A slide in memory, and positions on its tissue.
 
     Parameters
     ----------
     pixels
         (height, width, 3) uint8.
     um_per_px
-        Its scale.
+        Micrometres per pixel.
     places
-        (n, 2) float64, x and y in px, of places with tissue around them.
+        (n, 2) float64, x and y in px, of positions surrounded by tissue.
     """
 
     pixels: NDArray[np.uint8]
@@ -68,7 +68,7 @@ class TrainingSlide:
 
     @classmethod
     def of(cls, pixels: NDArray[np.uint8], um_per_px: float) -> "TrainingSlide":
-        """Find the tissue: coloured or dark where the glass is neither."""
+        """Detect the tissue, which is coloured or dark, unlike glass."""
         height, width = (n // MASK_PX * MASK_PX for n in pixels.shape[:2])
         small = pixels[MASK_PX // 2 : height : MASK_PX, MASK_PX // 2 : width : MASK_PX].astype(np.float32)
         tissue = (small.max(2) - small.min(2) > 25) & (small.mean(2) < 230)
@@ -80,21 +80,21 @@ class TrainingSlide:
 class Views:
     """Draws pairs of views; batch ``i`` depends on the seed and on ``i`` alone.
 
-    A batch comes from one slide, drawn by the root of its tissue's area: so nothing is learned from
-    what tells slides apart.
+    A batch is drawn from a single slide, so that differences between slides are not learned. Slides are drawn with
+    probability proportional to the square root of their tissue area.
 
     Parameters
     ----------
     slides
-        To draw from.
+        Slides to draw from.
     n
         Pairs in a batch.
     px
         Side of a view, px.
     augmentation
-        How views differ.
+        Transformations of the views.
     seed
-        Of all draws.
+        Random seed.
     """
 
     def __init__(self, slides: list[TrainingSlide], n: int, px: int, augmentation: Augmentation, seed: int) -> None:
@@ -103,7 +103,7 @@ class Views:
         self.share = weight / weight.sum()
 
     def __call__(self, i: int) -> Tensor:
-        """Batch ``i``: (2 n, 3, px, px) float32, channels last in memory; pair k is k and n + k."""
+        """Return batch ``i``, (2 n, 3, px, px) float32, channels last in memory; rows k and n + k are a pair."""
         rng = np.random.default_rng([self.seed, i])
         a = self.augmentation
         slide = self.slides[rng.choice(len(self.slides), p=self.share)]

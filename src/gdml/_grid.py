@@ -1,4 +1,4 @@
-"""Which spots of a slide are neighbours, from their positions on the array's grid."""
+"""Neighbouring spots of a slide, by their positions on the grid of the array."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -6,9 +6,9 @@ from scipy import sparse
 
 
 def is_hexagonal(row: ArrayLike, col: ArrayLike) -> bool:
-    """Whether grid positions are those of a hexagonal array in Visium's coordinates.
+    """Whether grid positions are those of a hexagonal array in the coordinates of Visium.
 
-    There, row + column is even in every spot, or odd in every spot; a square grid has both.
+    On such an array row + column is even for all spots or odd for all spots; on a square grid it is both.
     """
     parity = (np.asarray(row, np.int64) + np.asarray(col, np.int64)) % 2
     return len(parity) > 1 and bool((parity == parity[0]).all())
@@ -42,7 +42,7 @@ def grid_smoother(row: ArrayLike, col: ArrayLike, library: ArrayLike) -> sparse.
         raise ValueError("Grid positions (`row`, `col`) must be whole numbers.")
     codes = np.unique(np.asarray(library), return_inverse=True)[1]
     row, col = row.astype(np.int64), col.astype(np.int64)
-    # one integer a cell; the margin of five keeps the neighbours of one row or slide out of the next
+    # an integer per cell; a margin of five separates neighbours of a row or slide from the next
     width, height = (np.ptp(x) + 5 if len(x) else 0 for x in (col, row))
     cell = (codes * height + row) * width + col
     order = np.argsort(cell)
