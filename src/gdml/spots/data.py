@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from gdml import _keys
-from gdml._provenance import array_digest, provenance_key
 from gdml.training.data import SlideSpots, SpotData
 
 from .features import bank_rows
-from .provenance import slide_provenance
 from .resolve import Spots
 
 
@@ -56,23 +54,6 @@ def spot_data(
     in_order = np.array_equal(order, np.arange(len(order)))
     as_tensor = lambda part: None if part is None else torch.from_numpy(part if in_order else part[order])
     return SpotData(slides, as_tensor(expression), as_tensor(counts)), order
-
-
-def slide_key(spots: Spots, slide: str, counts: Any) -> str:
-    """Provenance key of a slide: what its features, the places of its spots and their counts depend on.
-
-    Parameters
-    ----------
-    spots
-        Tiled and embedded.
-    slide
-        Name of the slide.
-    counts
-        Raw counts, n_obs x n_vars.
-    """
-    # the grid may come from columns of obs, and models read it
-    grid = array_digest(spots.grid(slide))
-    return provenance_key({**slide_provenance(spots, slide, counts=counts), "grid": grid})
 
 
 def panel_counts(spots: Spots, panel: pd.Index, layer: str | None, rows: Any = slice(None)) -> NDArray[np.float32]:

@@ -14,9 +14,10 @@ from gdml.expression import Normalization, as_normalization
 from gdml.training.compare import FoldData, Slide
 from gdml.training.folds import Fold
 
-from .data import panel_counts, slide_key, spot_data
+from .data import panel_counts, spot_data
 from .measured import measured_expression
 from .panel import choose_panel
+from .provenance import slide_key
 from .resolve import Spots
 
 _SWITCHES = ("order", "target_sum", "log", "smooth")
@@ -57,7 +58,9 @@ class FoldMaker:
         self.spots, _ = spot_data(spots, group_key=group_key)
         self.slides = {
             slide.name: Slide(
-                slide.group, slide_key(spots, slide.name, counts), counts_digest(counts[spots.slides[slide.name]])
+                slide.group,
+                slide_key(spots, slide.name, counts=counts),
+                counts_digest(counts[spots.slides[slide.name]]),
             )
             for slide in self.spots.slides
         }

@@ -1,26 +1,19 @@
 """What the slides of an AnnData are recognised by."""
 
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gdml import _keys
-from gdml._provenance import provenance_key, spots_digest
-from gdml.features import read_head
+from gdml._provenance import array_digest, provenance_key, spots_digest
 
 from .resolve import Spots
 
 
 def fingerprint(spots: Spots, slide: str) -> str:
-    """Fingerprint of the image of an embedded slide, as recorded with its tiles or in its feature store."""
-    tiles, features = spots.record(_keys.TILES) or {}, spots.record(_keys.FEATURES) or {}
-    if "fingerprint" in tiles["slides"][slide]:
-        return str(tiles["slides"][slide]["fingerprint"])
-    stores = features["stores"]
-    return str(read_head(Path(str(stores.get("0", stores)["own"][slide])))["spec"]["image"])
+    """Fingerprint of the image of a slide, as it was tiled or embedded."""
+    return str((spots.record(_keys.TILES) or {})["slides"][slide]["fingerprint"])
 
 
 def slide_key(spots: Spots, slide: str, *, counts: Any = None) -> str:
@@ -46,7 +39,7 @@ def slide_key(spots: Spots, slide: str, *, counts: Any = None) -> str:
                 "neighbors": str(features.get("neighbors", "exact")),
             },
             "encoder": {name: str(features[name]) for name in ("identity", "precision", "tokens")},
-            "grid": hashlib.blake2b(spots.grid(slide).astype("<i8").tobytes(), digest_size=16).hexdigest(),
+            "grid": array_digest(spots.grid(slide)),
             "spots": spots_digest(spots.xy[rows], None if counts is None else counts[rows]),
         }
     )
