@@ -224,15 +224,18 @@ def test_fewer_than_five_groups_have_no_interval_over_groups():
     assert set(of_groups(dict.fromkeys("ABCDE", 2)).compare("a").interval_over) == {"groups"}
 
 
-def test_a_slide_of_two_folds_counts_once():
-    twice, once = (of_groups({"A": 3, "B": 2}, folds=folds) for folds in (("one", "two"), ("one",)))
-    twice.scores = pd.concat([twice.scores.query("slide == 'A0' or fold == 'one'")], ignore_index=True)
-    found = twice.intervals().set_index(["model", "metric"])
-    slides = twice.slides().query("model == 'a'").groupby("slide").pcc_a.mean()
-    assert len(slides) == 5 and len(twice.slides().query("model == 'a'")) == 6
-    assert found.loc[("a", "pcc_a"), "mean"] == pytest.approx(slides.mean())
-    assert found.loc[("a", "pcc_a"), "n_slides"] == 5
-    (row,) = twice.compare("a").to_dict("records")
+def test_a_slide_of_two_folds_is_drawn_with_both_of_its_scores():
+    result = of_groups({"A": 3, "B": 2}, folds=("one", "two"))
+    result.scores = result.scores.query("slide == 'A0' or fold == 'one'").reset_index(drop=True)
+    rows = result.slides().query("model == 'a'")
+    assert len(rows) == 6
+    found = result.intervals(n_bootstrap=20_000).set_index(["model", "metric"]).loc[("a", "pcc_a")]
+    assert found["mean"] == pytest.approx(rows.pcc_a.mean()) and found.n_slides == 5
+    by_slide = rows.groupby("slide").pcc_a.agg(["sum", "size"]).to_numpy()
+    draws = by_slide[np.stack(np.meshgrid(*[range(5)] * 5)).reshape(5, -1)].sum(0)
+    expected = np.quantile(draws[:, 0] / draws[:, 1], [0.025, 0.975])
+    np.testing.assert_allclose([found.low, found.high], expected, atol=0.02)
+    (row,) = result.compare("a").to_dict("records")
     assert row["n_slides"] == 5 and row["n_better"] <= 5
 
 

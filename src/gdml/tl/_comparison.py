@@ -123,7 +123,7 @@ class Comparison:
         Slides of one group resemble each other, so whole groups are drawn with replacement (cluster bootstrap,
         percentile intervals; Efron 1979, Field and Welsh 2007). Where there are fewer than five groups, or none were
         named, there is no interval over groups, and slides are drawn: such an interval says nothing about other
-        patients. A slide that is scored in several folds counts once, with the mean of its scores. The same draws serve
+        patients. A slide that is scored in several folds is drawn with all of its scores. The same draws serve
         all models.
 
         Parameters
@@ -149,9 +149,8 @@ class Comparison:
         rows = []
         for key, part in slides.groupby(keys, sort=False):
             here = by_seed[(by_seed[keys] == list(key)).all(axis=1)]
-            once = _once(part)
             for metric in METRICS:
-                scored = once.dropna(subset=metric)
+                scored = part.dropna(subset=metric)
                 rows.append(
                     {
                         **dict(zip(keys, key, strict=True)),
@@ -159,7 +158,7 @@ class Comparison:
                         "mean": _mean(scored, metric),
                         **_interval(scored, metric, self.group_key, level, n_bootstrap, seed),
                         "sd_folds": _sd([_mean(p, metric) for _, p in part.groupby("fold")]),
-                        "sd_seeds": _sd([_mean(_once(p), metric) for _, p in here.groupby("seed")]),
+                        "sd_seeds": _sd([_mean(p, metric) for _, p in here.groupby("seed")]),
                     }
                 )
         return pd.DataFrame(rows)
@@ -206,8 +205,9 @@ class Comparison:
                 continue
             other = slides.loc[slides["model"] == model]
             both = other[["group", "n_spots"]].join((other[metric] - base[metric]).rename(metric))
-            both = _once(both.dropna().reset_index())
-            better = both[metric] < 0 if metric in _ERRORS else both[metric] > 0
+            both = both.dropna().reset_index()
+            by_slide = both.groupby("slide")[metric].mean()
+            better = by_slide < 0 if metric in _ERRORS else by_slide > 0
             rows.append(
                 {
                     "model": model,
@@ -312,14 +312,6 @@ class Comparison:
         return pd.concat(parts) if parts else pd.DataFrame(columns=["model", "seed", "gene", "best"])
 
 
-def _once(part: pd.DataFrame) -> pd.DataFrame:
-    """One row for each slide: the mean of its scores in several folds."""
-    by_slide = part.groupby("slide", sort=False)
-    found = by_slide.mean(numeric_only=True)
-    found["group"] = by_slide["group"].first()
-    return found.reset_index()
-
-
 def _over(slides: pd.DataFrame, group_key: str | None) -> dict[str, Any]:
     """Decide what an interval is over, and count groups and slides."""
     n_groups, n_slides = slides["group"].nunique(), slides["slide"].nunique()
@@ -346,7 +338,7 @@ def _interval(
     Parameters
     ----------
     slides
-        A row for each slide, all with a score.
+        A row for each fold and slide, all with a score.
     metric, group_key, level, n, seed
         As in :meth:`Comparison.intervals`.
     """

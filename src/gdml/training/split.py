@@ -11,6 +11,8 @@ from gdml.expression import grid_smoother
 
 from .data import SlideSpots, SpotData
 
+_PIECE = 1024  # spots whose distances to all held-out spots are computed at once
+
 
 @dataclass(frozen=True)
 class Split:
@@ -163,7 +165,9 @@ def split_by_block(data: SpotData, fraction: float, margin: float, generator: Ge
         held = torch.zeros(len(rows), dtype=torch.bool)
         held[along.argsort(stable=True)[:n_held]] = True
         if n_held:
-            near = torch.cdist(xy, xy[held], p=float("inf")).amin(1) < margin
+            # in pieces, so that memory does not grow with the square of the slide
+            apart = [torch.cdist(piece, xy[held], p=float("inf")).amin(1) for piece in xy.split(_PIECE)]
+            near = torch.cat(apart) < margin
         else:
             near = held.clone()
         validation.append(rows[held])
