@@ -14,7 +14,7 @@ from PIL import Image
 
 import gdml
 from gdml._provenance import provenance_key
-from gdml.spots.data import slide_key
+from gdml.spots.provenance import slide_key
 from gdml.spots.resolve import Spots
 from gdml.training import compare
 
@@ -373,7 +373,7 @@ def test_the_key_of_a_run_depends_on(plan, what):
 def test_the_key_of_a_slide_depends_on(ready, what):
     spots = Spots.resolve(ready)
     name = next(iter(spots.slides))
-    key = lambda: slide_key(spots, name, spots.grid(name), ready.X[spots.slides[name]])
+    key = lambda: slide_key(spots, name, counts=ready.X)
     before = key()
     stored = ready.uns["gdml"]
     home = next(part for part in (stored["tiles"]["slides"][name], stored["tiles"], stored["features"]) if what in part or (
@@ -390,15 +390,15 @@ def test_the_key_of_a_slide_depends_on(ready, what):
 def test_the_key_of_a_slide_pairs_its_spots_with_their_counts(ready, what):
     spots = Spots.resolve(ready)
     name, rows = next(iter(spots.slides.items()))
-    grid, counts = spots.grid(name), ready.X[rows].toarray()
-    before = slide_key(spots, name, grid, counts)
+    counts = ready.X.toarray()
+    before = slide_key(spots, name, counts=counts)
     if what == "xy":
         spots.xy[rows[0]] += 1
     elif what == "counts":
-        counts = counts[::-1]
+        counts[rows] = counts[rows[::-1]]
     else:
-        grid = grid[::-1]
-    assert slide_key(spots, name, grid, counts) != before
+        ready.obs.loc[ready.obs_names[rows], "array_row"] = ready.obs["array_row"].to_numpy()[rows[::-1]]
+    assert slide_key(spots, name, counts=counts) != before
 
 
 def test_another_precision_is_another_run(ready, trained, tmp_path):
