@@ -183,13 +183,16 @@ class FeatureStore:
         rows = np.unique(np.append(self._index.rows(xy), self._size - 1))  # the last shard will be completed
         rows = np.setdiff1d(rows[rows >= 0], [*self._free, *self._lost])
         arrays = {name: Rows(self.path / name) for name in ("xy", "pooled", *["tokens"] * self.keeps_tokens)}
-        asked = {name: np.arange(self._size) if name == "xy" else rows for name in arrays}
-        damaged = {name: array.damaged(asked[name]) for name, array in arrays.items()}
-        # a writer that was killed may leave rows before their centres
-        damaged["xy"] = [shard for shard in damaged["xy"] if arrays["xy"].shard_path(shard).exists()]
-        n_damaged = sum(map(len, damaged.values()))
-        if n_damaged:
+
+        def find() -> dict[str, list[int]]:
+            found = {name: array.damaged(rows) for name, array in arrays.items() if name != "xy"}
+            centers = arrays["xy"].damaged(np.arange(self._size))  # of all tiles: their rows are not known
+            # a writer that was killed may leave rows without a file of their centres
+            return {**found, "xy": [shard for shard in centers if arrays["xy"].shard_path(shard).exists()]}
+
+        if any(find().values()):
             with locked(self.path):
+                damaged = find()  # another process may have mended them
                 for name, shards in damaged.items():
                     for shard in shards:
                         arrays[name].shard_path(shard).unlink(missing_ok=True)
@@ -200,15 +203,19 @@ class FeatureStore:
                 lost, self._made = self._lost, None
                 self._refresh()
                 self._lost = lost.difference(self._free.tolist())
-            warnings.warn(
-                f"The feature store {str(self.path)!r} was damaged: {count(n_damaged, 'file')} removed; the tiles are "
-                "computed anew.",
-                UserWarning,
-                stacklevel=3,
-            )
+            n_damaged = sum(map(len, damaged.values()))
+            if n_damaged:
+                warnings.warn(
+                    f"The feature store {str(self.path)!r} was damaged: {count(n_damaged, 'file')} "
+                    "removed; the tiles are computed anew.",
+                    UserWarning,
+                    stacklevel=3,
+                )
         rows = np.setdiff1d(rows, [*self._free, *self._lost]).astype(np.int64)
-        # a row of NaN stands where the removal of a damaged file was interrupted before all its tiles were back
-        self._lost.update(rows[np.isnan(arrays["pooled"].take(rows)[:, 0])].tolist())
+        for _, at in arrays["pooled"].by_shard(rows):
+            # a row of NaN stands where a damaged file was removed and its tiles were not all computed anew
+            absent = np.isnan(arrays["pooled"].take(rows[at])[:, 0])
+            self._lost.update(rows[at][absent].tolist())
 
     def _checked(self, name: str, values: NDArray, expected: tuple[int, ...]) -> NDArray[np.float16]:
         if values.shape != expected:
