@@ -439,6 +439,10 @@ def test_spatialdata_image_that_is_scaled_and_shifted(one):
         <= 1
     )
 
+    several = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations={"global": placed}, scale_factors=[2])
+    gdml.pp.tile(one, tile_um=200, image=several)
+    assert one.uns["gdml"]["tiles"]["slides"]["S1"]["width"] == WIDE[0]
+
     turned = Affine(np.array([[0, -1, WIDE[1]], [1, 0, 0], [0, 0, 1]]), ("x", "y"), ("x", "y"))
     other = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations={"global": turned})
     with pytest.raises(ValueError, match=r"spatialdata\.transform\("):

@@ -227,7 +227,7 @@ def test_an_image_given_by_hand(fitted, bare):
     adata, model = fitted
     path = bare.uns["spatial"]["S3"]["metadata"].pop("source_image_path")
     before = snapshot(bare)
-    with pytest.raises(ValueError, match="full-resolution image is needed. Say where it is: image="):
+    with pytest.raises(ValueError, match="full-resolution image is needed. Pass its path: image="):
         gdml.tl.predict(bare, model)
     assert snapshot(bare) == before
     gdml.tl.predict(bare, model, image=path)

@@ -27,6 +27,11 @@ def by_name(slides: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(name): value for name, value in slides.items()}
 
 
+def names_slides(image: Any) -> bool:
+    """Whether ``image`` is a dict of images by slide; a multi-scale SpatialData image is a mapping too."""
+    return isinstance(image, Mapping) and type(image).__module__.split(".")[0] != "xarray"
+
+
 def resolve_image(adata: AnnData, library: str, image: Any = None, *, spatial_key: str = _keys.SPATIAL) -> Any:
     """Find the image of a slide.
 
@@ -55,7 +60,7 @@ def resolve_image(adata: AnnData, library: str, image: Any = None, *, spatial_ke
     ValueError
         If no image is known, or only a downscaled one.
     """
-    if isinstance(image, Mapping):
+    if names_slides(image):
         image = by_name(image)
         if library not in image:
             raise KeyError(f"`image` has no entry for slide {library!r}, only for: {some(image) or 'none'}.")

@@ -116,7 +116,8 @@ def slide_scale(
     if not bounds[0] <= value <= bounds[1]:
         raise ValueError(
             f"um per px of slide {library!r} is {value:.4g} ({first.name}), outside the plausible range "
-            f"({bounds[0]} to {bounds[1]}). Pass um_per_px=, or check spot_pitch_um= and the coordinates (full-resolution px)."
+            f"({bounds[0]} to {bounds[1]}). Pass um_per_px= to gdml.pp.tile, or check the spot pitch and the coordinates "
+            "(full-resolution px)."
         )
     wrong = [other for other in others if not other.assumed and other.factor(value) > _REFUSE]
     states = "; ".join(map(str, sources))
@@ -129,7 +130,7 @@ def slide_scale(
         raise ValueError(
             f"The sources of the scale of slide {library!r} differ by more than a factor of {_REFUSE:g} (um per px: "
             f"{states}). Are the coordinates those of the full-resolution image, and is it the image of this slide? "
-            f"If so, decide with um_per_px={{{library!r}: ...}}."
+            f"If so, decide with gdml.pp.tile(adata, um_per_px={{{library!r}: ...}})."
         )
     disagree = any(other.factor(value) > _AGREE for other in others)
     return Scale(value, first.name, f"slide {library!r} ({states}; {first.name} used)" if disagree else "")

@@ -12,11 +12,11 @@ from scanpy import logging as logg
 from gdml import _keys
 from gdml._errors import check_count, check_number, count, did_you_mean, some
 from gdml._progress import bar, tell
-from gdml.slides import open_slide
+from gdml.slides import Slide, open_slide
 from gdml.slides.geometry import neighbor_mask, tile_side_px
 from gdml.slides.scaled import ScaledSlide
 
-from .images import by_name, describe_image, is_hires, resolve_image
+from .images import by_name, describe_image, is_hires, names_slides, resolve_image
 from .placement import doubt
 from .resolve import Spots
 from .scale import BOUNDS, BOUNDS_HIRES, check_scale_arguments, slide_scale
@@ -24,12 +24,12 @@ from .scale import BOUNDS, BOUNDS_HIRES, check_scale_arguments, slide_scale
 _COARSE = 4.0  # enlargement beyond which a tile shows no cells
 
 # Warnings, one for all slides
-_CONFLICT = "The sources of the scale disagree by more than 10 %: {}. Pass um_per_px= to decide."
+_CONFLICT = "The sources of the scale disagree by more than 10 %: {}. Pass um_per_px= to gdml.pp.tile to decide."
 _FEW_PIXELS = "A tile is too few pixels wide to show cells: {}. Pass the full-resolution image with image=."
 _GLASS = (
     "Many spots lie over glass: {}. Usual causes: x and y are swapped; the coordinates are those of the hires image; the "
     "image is flipped or rotated; it is the image of another slide. Spots beside the tissue count too unless "
-    "obs['in_tissue'] marks them. check=False skips this check."
+    "obs['in_tissue'] marks them. gdml.pp.tile(adata, check=False) skips this check."
 )
 
 
@@ -46,7 +46,7 @@ def tile_spots(
     check: bool = True,
     stacklevel: int = 3,
 ) -> Spots:
-    """Lay tiles on spots; writes what :func:`gdml.pp.tile` describes, which has the arguments and errors too.
+    """Lay tiles on resolved spots: the computation of :func:`gdml.pp.tile`, which documents results and errors.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ def tile_spots(
     """
     _check_arguments(tile_um, tile_px, n_side, outside)
     given = check_scale_arguments(list(spots.slides), um_per_px, spot_pitch_um)
-    if image is not None and not isinstance(image, Mapping) and not is_hires(image) and len(spots.slides) > 1:
+    if image is not None and not names_slides(image) and not is_hires(image) and len(spots.slides) > 1:
         raise ValueError(f"`image` is one image, but there are {len(spots.slides)} slides; pass a dict by slide.")
-    images = by_name(image) if isinstance(image, Mapping) else dict.fromkeys(spots.slides, image)
+    images = by_name(image) if names_slides(image) else dict.fromkeys(spots.slides, image)
 
     slides: dict[str, dict[str, Any]] = {}
     mask = np.zeros((len(spots.xy), n_side**2), bool)
@@ -78,22 +78,18 @@ def tile_spots(
             own = images.get(library, image)
             source = resolve_image(spots.adata, library, own, spatial_key=spots.spatial_key)
             slide = open_slide(source)
-            bounds = BOUNDS_HIRES if is_hires(own) else BOUNDS
             scale = slide_scale(
                 spots,
                 library,
                 given=given.get(library),
                 metadata=slide.um_per_px,
                 pitch_um=spot_pitch_um,
-                bounds=bounds,
+                bounds=BOUNDS_HIRES if is_hires(own) else BOUNDS,
                 check=check,
             )
             conflicts.append(scale.conflict)
-            side_px = _side_px(library, tile_um, tile_px, scale.um_per_px)
-            shown = side_px * (slide.scale if isinstance(slide, ScaledSlide) else 1.0)
-            if shown < 1:
-                raise ValueError(f"A tile of {tile_um} um is {shown:.2g} px on slide {library!r}; enlarge `tile_um`.")
-            coarse.append(f"{shown:.0f} px on slide {library!r}" if tile_px / shown > _COARSE else "")
+            side_px, too_few = _side_px(library, slide, tile_um, tile_px, scale.um_per_px)
+            coarse.append(too_few)
             origin, size = getattr(slide, "origin", (0.0, 0.0)), slide.size
             xy = spots.xy[rows] - origin
             inside[rows] = ((xy >= 0) & (xy < size)).all(1)
@@ -191,16 +187,21 @@ def _check_arguments(tile_um: float | None, tile_px: int, n_side: int, outside: 
         raise ValueError(f"`outside` is {outside!r}. {did_you_mean(outside, ['error', 'drop'])}")
 
 
-def _side_px(library: str, tile_um: float | None, tile_px: int, um_per_px: float) -> float:
+def _side_px(library: str, slide: Slide, tile_um: float | None, tile_px: int, um_per_px: float) -> tuple[float, str]:
+    """Side of a tile in full-resolution px, and a text where the image has too few pixels for it."""
     if tile_um is None:
-        return float(tile_px)
+        return float(tile_px), ""
     if np.isnan(um_per_px):
         raise ValueError(
             f"um per px of slide {library!r} is unknown: neither its scale factors nor the metadata of its image have "
-            "it, and its spots are no grid of a known pitch. Pass um_per_px= or spot_pitch_um=, or tile_um=None for "
-            "native pixels."
+            "it, and its spots are no grid of a known pitch. Pass um_per_px= or spot_pitch_um= to gdml.pp.tile, or "
+            "tile_um=None for native pixels."
         )
-    return tile_side_px(float(tile_um), um_per_px)
+    side_px = tile_side_px(float(tile_um), um_per_px)
+    shown = side_px * (slide.scale if isinstance(slide, ScaledSlide) else 1.0)
+    if shown < 1:
+        raise ValueError(f"A tile of {tile_um} um is {shown:.2g} px on slide {library!r}; enlarge `tile_um`.")
+    return side_px, f"{shown:.0f} px on slide {library!r}" if tile_px / shown > _COARSE else ""
 
 
 def _refuse_outside(
@@ -209,7 +210,7 @@ def _refuse_outside(
     if inside.all() or (outside == "drop" and inside.any()):
         return
     low, high = xy.min(0), xy.max(0)
-    mend = 'pass outside="drop" to remove them, or' if inside.any() else ""
+    mend = 'pass outside="drop" to gdml.pp.tile to remove them, or' if inside.any() else ""
     raise ValueError(
         f"{(~inside).sum()} of {len(inside)} spots of slide {library!r} lie outside its image of {size[0]} x {size[1]} px "
         f"(x {low[0]:.0f} to {high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}): {mend} pass the image that the "
