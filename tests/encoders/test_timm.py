@@ -98,7 +98,7 @@ def test_pathology_models_have_the_published_size(name, dim, n_prefix, n_patches
     assert model.patch_embed.num_patches == n_patches
 
 
-# Arguments of timm.create_model in the model cards (read in November 2026):
+# Arguments of timm.create_model in the model cards, which public code that loads them repeats:
 # https://huggingface.co/MahmoodLab/UNI, https://huggingface.co/MahmoodLab/UNI2-h
 CARDS = {
     "uni": {
