@@ -324,6 +324,14 @@ def test_batches_of_one_slide_share_a_context_in_prediction():
     assert next(data.in_order(torch.arange(900), 200, ("slides",))).slides.memo is None
 
 
+def test_a_context_that_prediction_read_serves_training():
+    data = lattice(10)
+    with torch.inference_mode():
+        data.batch(torch.arange(3), ("slides",))
+    slides = data.batch(torch.arange(3), ("slides",)).slides
+    assert not slides.features.is_inference() and not slides.nearest.is_inference()
+
+
 def test_data_travel_to_other_processes():
     data = lattice(10)
     data.batch(torch.arange(3), ("slides",))

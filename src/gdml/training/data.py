@@ -77,6 +77,7 @@ class _Context:
     tree: KDTree | None
 
     @classmethod
+    @torch.inference_mode(False)  # what prediction reads first, training may use later
     def of(cls, slide: SlideSpots, rows: NDArray[np.int64]) -> Self:
         whole = len(rows) == len(slide)
         xy = slide.xy[rows]
