@@ -92,11 +92,13 @@ def make_split(
 def block_margin(slide: SlideSpots, *, smooth: bool = False) -> float:
     """Distance between training and held-out spots, in x or in y, in units of the tile's side.
 
-    Half a neighbour region and half a tile, so that no region of a training spot shows a held-out tile; where labels are
-    averages over neighbouring spots, the reach of the average is added.
+    Half a neighbour region and half a tile, so that no region of a training spot shows a held-out tile. Where labels are
+    averages over neighbouring spots, no region shows a spot that a held-out label averages, and no spot is part of
+    labels on both sides.
     """
-    n_side = round(slide.neighbors.shape[1] ** 0.5)
-    return (n_side + 1) / 2 + (_smoothing_reach(slide) if smooth else 0.0)
+    region = (round(slide.neighbors.shape[1] ** 0.5) + 1) / 2
+    reach = _smoothing_reach(slide) if smooth else 0.0
+    return max(region, reach) + reach
 
 
 def _smoothing_reach(slide: SlideSpots) -> float:
