@@ -58,6 +58,7 @@ def test_what_does_not_count():
     training, compiled, moved = seeded(), torch.compile(seeded()), seeded()
     training.train()
     moved.requires_grad_(False)
+    compiled._orig_mod._compile_kwargs = {}  # torch leaves this, but not always
     assert identity(training) == identity(seeded())
     assert content_identity(moved) == content_identity(compiled) == content_identity(seeded())
 

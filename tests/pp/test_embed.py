@@ -316,7 +316,7 @@ def test_grid7_needs_a_grid():
 
 def test_record_says_where_features_are_and_what_they_depend_on(monkeypatch):
     lines = []
-    monkeypatch.setattr("gdml.pp._embed.tell", lines.append)
+    monkeypatch.setattr("gdml.pp.embedding.tell", lines.append)
     adata, images = tiled()
     gdml.pp.embed(adata, Mean(), image=images, tokens="all")
     record = adata.uns["gdml"]["features"]

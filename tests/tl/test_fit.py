@@ -310,7 +310,7 @@ def test_ridge(fitted):
     ],
 )
 def test_arguments_are_checked_first(synthetic_adata, monkeypatch, arguments, error, match):
-    for step in ("tile", "embed", "normalize_spots"):
+    for step in ("tile_spots", "embed_spots", "normalize_spots"):
         monkeypatch.setattr(f"gdml.tl._features.{step}", lambda *a, **k: pytest.fail("a step was run"))
     before = written(synthetic_adata)
     with pytest.raises(error, match=match):

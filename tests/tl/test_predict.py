@@ -320,10 +320,10 @@ class Elsewhere:
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_returns_to_the_cpu_also_after_an_error(fitted, monkeypatch, fails):
     adata, model = fitted
-    from gdml import training
+    from gdml.training import fabric
 
-    real = training.make_fabric
-    monkeypatch.setattr(training, "make_fabric", lambda *a, **k: Elsewhere(real(*a, **k)))
+    real = fabric.make_fabric
+    monkeypatch.setattr(fabric, "make_fabric", lambda *a, **k: Elsewhere(real(*a, **k)))
     monkeypatch.setattr(type(model.module), "cpu", lambda self: setattr(self, "place", "cpu"))
     before = snapshot(adata)
     if fails:

@@ -13,7 +13,7 @@ from gdml.training.trained import check_writable
 
 @pytest.fixture
 def no_training(monkeypatch):
-    monkeypatch.setattr("gdml.tl._fit.choose_and_train", lambda *a, **k: pytest.fail("the model was trained"))
+    monkeypatch.setattr("gdml.training.fitting.fit_model", lambda *a, **k: pytest.fail("the model was trained"))
     monkeypatch.setattr("gdml.tl._fit.run_missing_steps", lambda *a, **k: pytest.fail("a step was run"))
 
 

@@ -27,6 +27,8 @@ _SKIPPED = {
     "_non_persistent_buffers_set",
     "_is_full_backward_hook",
     "_is_torch_compile",
+    "_compile_kwargs",
+    "_compiled_call_impl",
     "_abc_impl",
 }
 
@@ -65,7 +67,8 @@ class _Digest:
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=8)
-        self._seen: dict[int, int] = {}  # place of each object that may be part of a cycle
+        # place of each object that may be part of a cycle; held, so that no other object takes its id
+        self._seen: dict[int, tuple[int, Any]] = {}
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
@@ -92,9 +95,9 @@ class _Digest:
         elif isinstance(found, types.ModuleType | logging.Logger | np.ufunc):
             self._tag("named", _release(found.__name__ if not isinstance(found, logging.Logger) else found.name))
         elif id(found) in self._seen:
-            self._tag("again", str(self._seen[id(found)]))
+            self._tag("again", str(self._seen[id(found)][0]))
         else:
-            self._seen[id(found)] = len(self._seen)
+            self._seen[id(found)] = (len(self._seen), found)
             self._object(found)
 
     def _object(self, found: Any) -> None:
