@@ -1,5 +1,6 @@
 """Progress bars, and the line that each verb leaves at scanpy's default verbosity."""
 
+import os
 import sys
 from typing import Any
 
@@ -16,7 +17,7 @@ def tell(message: str) -> None:
     """
     from scanpy import settings
 
-    if int(settings.verbosity) >= 1:
+    if int(settings.verbosity) >= 1 and not _follows():
         tqdm.write(message, file=settings.logfile)
 
 
@@ -71,4 +72,9 @@ def _in_notebook() -> bool:
 
 def _silenced() -> bool:
     scanpy = sys.modules.get("scanpy")
-    return scanpy is not None and int(scanpy.settings.verbosity) < 1
+    return _follows() or (scanpy is not None and int(scanpy.settings.verbosity) < 1)
+
+
+def _follows() -> bool:
+    """Whether this is one of several processes on one machine, and not the first, which tells for all."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"

@@ -210,7 +210,9 @@ def fit(
         slides=slides,
         provenance=provenance_key(about),
     )
-    saved = _save(trained, save_to, overwrite)
+    # of several processes that run this line, one writes
+    saved = _save(trained, save_to, overwrite) if fabric.is_global_zero else IN_MEMORY
+    saved = fabric.broadcast(saved)
     fitted = {**record, "slides": np.array(record["slides"], dtype=object), "history": run.history}
     spots.write_record(_keys.FIT, {"model": saved, "name": model, "provenance": trained.provenance, **fitted})
     made = f" after {', '.join(steps)} with defaults" if steps else ""
