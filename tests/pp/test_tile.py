@@ -223,8 +223,11 @@ def test_libraries(two):
     two.obs["library_id"] = two.obs["library_id"].where(np.arange(96) > 2)
     with pytest.raises(ValueError, match="missing for 3 spots"):
         libraries(two)
-    with pytest.raises(KeyError, match="holds 2 slides"):
+    with pytest.raises(KeyError, match="`library_key` is 'batch', which is no column of obs"):
         libraries(two, "batch")
+    del two.obs["library_id"]
+    with pytest.raises(KeyError, match="holds 2 slides"):
+        libraries(two)
 
 
 def test_moved_tiles_forget_their_features(one):
@@ -462,7 +465,7 @@ def test_wrong_coordinates_of_a_real_section(her2st_section):
         gdml.pp.tile(her2st_section)
     right = her2st_section.obsm["spatial"].copy()
     her2st_section.obsm["spatial"] = right[:, ::-1].copy()
-    with pytest.warns(UserWarning, match=r"4\d% on slide 'C6' \(0% when x and y swapped\)"):
+    with pytest.warns(UserWarning, match=r"4\d% on slide 'C6' \(0% when x and y are swapped\)"):
         gdml.pp.tile(her2st_section)
 
 

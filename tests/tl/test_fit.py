@@ -301,6 +301,15 @@ def test_ridge(fitted):
         ({"config": {"group_target": "x"}}, ValueError, "`group_target` is 'x'"),
         ({"training": {"lr": 3}}, ValueError, "`training` has no field 'lr'"),
         ({"max_epochs": 0}, ValueError, "`max_epochs` must be a whole number of at least 1"),
+        ({"max_epochs": "5"}, ValueError, "`max_epochs` must be a whole number of at least 1, found '5'"),
+        ({"config": {"width": "512"}}, TypeError, "`width` must be a number, found '512'"),
+        ({"config": {"average_scales": "no"}}, TypeError, "`average_scales` must be True or False, found 'no'"),
+        ({"training": {"learning_rate": "fast"}}, TypeError, "`learning_rate` must be a number, found 'fast'"),
+        ({"training": {"refit": "no"}}, TypeError, "`refit` must be True or False, found 'no'"),
+        ({"devices": "two"}, TypeError, "`devices` must be a number of devices.*found 'two'"),
+        ({"num_nodes": "two"}, TypeError, "`num_nodes` must be a whole number of at least 1, found 'two'"),
+        ({"save_to": 5}, TypeError, "`save_to` must be the path of a folder, found 5"),
+        ({"key_added": 5}, TypeError, "`key_added` must be a name such as 'gdml', found 5"),
         ({"validation": "spots"}, ValueError, "`validation` is 'spots'"),
         ({"validation_fraction": 0}, ValueError, "`validation_fraction` must lie between 0 and 1"),
         ({"validation_fraction": 1.0}, ValueError, "`validation_fraction` must lie between 0 and 1"),
@@ -310,7 +319,7 @@ def test_ridge(fitted):
     ],
 )
 def test_arguments_are_checked_first(synthetic_adata, monkeypatch, arguments, error, match):
-    for step in ("tile", "embed", "normalize_spots"):
+    for step in ("tile_spots", "embed_spots", "normalize_spots"):
         monkeypatch.setattr(f"gdml.tl._features.{step}", lambda *a, **k: pytest.fail("a step was run"))
     before = written(synthetic_adata)
     with pytest.raises(error, match=match):
