@@ -1,4 +1,5 @@
 import copy
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+import scanpy as sc
 import torch
 
 import gdml
@@ -213,6 +215,18 @@ def test_interrupted_while_the_epoch_is_chosen(ready, small, monkeypatch):
     model = gdml.tl.fit(ready, group_key="patient", **small)
     assert len(model.history["epoch"]) == 2 and model.training["n_epochs"] == model.training["best_epoch"] <= 2
     assert np.isfinite(prediction(ready, model)).all()
+
+
+def test_only_fit_tells_that_an_interrupted_model_is_kept(ready, small, monkeypatch, tmp_path):
+    log = io.StringIO()
+    monkeypatch.setattr(type(sc.settings), "logfile", property(lambda self: log), raising=False)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_after(2, patched)
+        gdml.tl.cross_validate(ready, {"a": {"model": "gene-dml", **small}}, group_key="patient", save_to=tmp_path)
+    assert "is kept" not in log.getvalue()
+    stop_after(2, monkeypatch)
+    gdml.tl.fit(ready, group_key="patient", **small)
+    assert "fit: interrupted; the best epoch is kept" in log.getvalue()
 
 
 @pytest.mark.parametrize("more", [0, 1])

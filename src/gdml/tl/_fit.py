@@ -210,6 +210,8 @@ def fit(
         provenance=provenance_key(about),
     )
     saved = _save(trained, save_to, overwrite)
+    if run.interrupted:
+        tell("fit: interrupted; the best epoch is kept, trained without the validation spots.")
     fitted = {**record, "slides": np.array(record["slides"], dtype=object), "history": run.history}
     spots.write_record(_keys.FIT, {"model": saved, "name": model, "provenance": trained.provenance, **fitted})
     made = f" after {', '.join(steps)} with defaults" if steps else ""
