@@ -43,7 +43,7 @@ napoleon_use_param = True
 napoleon_custom_sections = [("Writes", "Returns")]
 typehints_defaults = "braces"
 typehints_use_rtype = False
-typehints_document_rtype = False  # what is returned is said in words
+typehints_document_rtype = False  # docstrings describe what is returned
 warnings.filterwarnings("ignore", message=".*set_application")  # of sphinx_autodoc_typehints, about itself
 always_use_bars_union = True
 

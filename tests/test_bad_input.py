@@ -399,6 +399,20 @@ def test_a_model_file(raw, model, tmp_path, spoil, error, match):
     refused(raw, lambda a: gdml.tl.predict(a, folder), error, match)
 
 
+def test_the_fitted_model_was_deleted(raw, tmp_path):
+    fitted = gdml.tl.fit(raw, "ridge", save_to=tmp_path / "model")
+    shutil.rmtree(fitted.path)
+    match = (
+        r"uns\['gdml'\]\['fit'\] records, '.*model', does not exist: pass a model .* or call gdml.tl.fit\(adata\) again"
+    )
+    refused(raw, gdml.tl.predict, FileNotFoundError, match)
+
+
+def test_a_model_that_is_no_path():
+    with pytest.raises(TypeError, match="`path` must be the path of a folder, found 5"):
+        gdml.load(5)
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [

@@ -20,12 +20,7 @@ HEAVY = ("torch", "scanpy", "squidpy", "timm", "spatialdata")
 SECTION = re.compile(r"^(\S.*)\n-{3,}$", re.MULTILINE)
 
 PUBLIC = [
-    *(
-        f"{space}.{name}"
-        for space in NAMESPACES
-        if space != "training"
-        for name in import_module(f"gdml.{space}").__all__
-    ),
+    *(f"{space}.{name}" for space in NAMESPACES for name in import_module(f"gdml.{space}").__all__),
     "load",
 ]
 

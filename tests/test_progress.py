@@ -27,11 +27,11 @@ def test_bars_are_silent_without_a_terminal():
     assert done.stderr == done.stdout == ""
 
 
-def on_terminal(code):
+def on_terminal(code, width=80):
     """Run code with a terminal as its standard error; return what it wrote there."""
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     reading, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 80))
+    termios.tcsetwinsize(terminal, (24, width))
     done = subprocess.Popen([sys.executable, "-c", code], stderr=terminal, env={**os.environ, "TERM": "xterm"})
     os.close(terminal)
     shown = b""
@@ -49,6 +49,10 @@ def test_bars_show_on_a_terminal_and_verbosity_0_silences_them():
     shown = on_terminal(NESTED)
     assert "folds: 100%" in shown and "2/2" in shown and "epochs:" in shown
     assert on_terminal("import scanpy; scanpy.settings.verbosity = 0\n" + NESTED) == ""
+
+
+def test_bars_show_on_a_terminal_that_gives_no_width():
+    assert "folds: 100%" in on_terminal(NESTED, width=0)
 
 
 @pytest.fixture(scope="module")

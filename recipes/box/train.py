@@ -156,7 +156,7 @@ def main() -> None:
     checkpoint = args.out.with_name(args.out.name + ".checkpoint")
     if checkpoint.exists():
         run.load(checkpoint, about)
-        print(f"going on from step {run.step}", flush=True)
+        print(f"resuming at step {run.step}", flush=True)
     views = Views(list(slides(args.sections)), recipe.pairs, recipe.px, augmentation, recipe.seed)
     area = sum(len(slide.places) * (MASK_PX * slide.um_per_px / 1000) ** 2 for slide in views.slides)
     print(f"{len(views.slides)} sections, {area:.1f} mm2 with tissue, device {run.device}", flush=True)

@@ -31,14 +31,14 @@ _NAMESPACES = {*__all__} - {"__version__", "load", "settings"}
 
 if TYPE_CHECKING:
     from . import datasets, encoders, expression, features, io, metrics, models, pl, pp, slides, tl, training
-    from .training import load
+    from .training.trained import load
 
 
 def __getattr__(name: str) -> Any:
     if name in _NAMESPACES:
         return import_module(f".{name}", __name__)
     if name == "load":
-        return import_module(".training", __name__).load
+        return import_module(".training.trained", __name__).load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,11 +1,12 @@
 """Small helpers for errors: argument checks, and messages that name what was found and what would mend it."""
 
 import math
+import os
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -72,6 +73,31 @@ def check_count(name: str, value: Any, *, at_least: int = 1, hint: str = "") -> 
         raise kind(f"`{name}` must be a whole number of at least {at_least}, found {value!r}{end}")
     if value < at_least:
         raise ValueError(f"`{name}` must be a whole number of at least {at_least}, found {value!r}{end}")
+
+
+def check_path(name: str, value: Any) -> None:
+    """Refuse an argument that is not a path, with a TypeError."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"`{name}` must be the path of a folder, found {value!r}.")
+
+
+def check_fields(config: Any) -> None:
+    """Refuse a dataclass with text or another type in fields that are annotated as numbers or booleans.
+
+    Raises
+    ------
+    TypeError
+        If there is such a field.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        kinds, value = set(get_args(hint)) or {hint}, getattr(config, name, None)
+        if value is None and type(None) in kinds:
+            continue
+        if kinds == {bool}:
+            if not isinstance(value, bool):
+                raise TypeError(f"`{name}` must be True or False, found {value!r}.")
+        elif kinds <= {int, float, type(None)} and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise TypeError(f"`{name}` must be a number, found {value!r}.")
 
 
 def renamed(old: str, old_value: Any, new: str, new_value: Any) -> Any:

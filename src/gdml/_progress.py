@@ -1,6 +1,7 @@
 """Progress bars, and the line that each verb leaves at scanpy's default verbosity."""
 
 import os
+import shutil
 import sys
 from typing import Any
 
@@ -41,8 +42,9 @@ def bar(total: int | None = None, *, desc: str, unit: str, **options: Any) -> "t
     """
     in_notebook = _in_notebook()
     disable = not (in_notebook or sys.stderr.isatty()) or _silenced()
+    width = None if in_notebook else shutil.get_terminal_size().columns  # 80 where the terminal gives no width
     return (_NotebookBar if in_notebook else tqdm)(
-        total=total, desc=desc, unit=unit, disable=disable, dynamic_ncols=True, **options
+        total=total, desc=desc, unit=unit, disable=disable, ncols=width, **options
     )
 
 

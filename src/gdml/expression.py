@@ -77,7 +77,7 @@ class Normalization:
 
     @property
     def unit(self) -> str:
-        """Unit of the values, for labels: ``"ln(counts per 10,000 + 1)"``."""
+        """Unit of the values for labels, such as ``"ln(counts per 10,000 + 1)"``."""
         counts = "counts" if self.order == "none" else f"counts per {self.target_sum:,.0f}"
         name = {"e": "ln", "2": "log2", "10": "log10"}
         return counts if self.log == "none" else f"{name[self.log]}({counts} + 1)"
@@ -97,7 +97,7 @@ NORMALIZATIONS = {
     "paper": Normalization(order="panel", log="10", smooth=True),
     "hest": Normalization(order="none"),
 }
-"""Normalisations by name: scanpy's (the default), that of the authors of Gene-DML and that of HEST-bench."""
+"""The normalisation of scanpy (the default), of the authors of Gene-DML, and of HEST-bench, by name."""
 
 
 def as_normalization(normalization: str | Normalization | Mapping[str, Any], **switches: Any) -> Normalization:

@@ -87,22 +87,25 @@ def call(paper, script, tmp_path, *arguments):
 def test_a_sample_is_downloaded_only_when_told_to_and_then_runs(paper, hub, panel, tmp_path, capsys):
     script = "table1_cross_validation"
     call(paper, script, tmp_path, *SKIN, "--genes", panel)
-    said = capsys.readouterr().out
-    assert "8 files, 0.0 MB" in said and "call again with --yes" in said and not hub.asked
+    printed = capsys.readouterr().out
+    assert "8 files, 0.0 MB" in printed and "call again with --yes" in printed and not hub.asked
 
     call(paper, script, tmp_path, *SKIN, "--genes", panel, "--check", "--yes", "--mbit-s", 8)
     assert "call again" not in capsys.readouterr().out and not hub.asked
 
     call(paper, script, tmp_path, *SKIN, "--genes", panel, "--yes", "--protocol", "paper", "nested")
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert hub.asked == [
         ["HEST_v1_*.csv", *(f"{d}/{s}.{e}" for s in SKIN[3:] for d, e in (("st", "h5ad"), ("wsis", "tif")))]
     ]
     # one spot of each sample lies beside the tissue
-    assert f"4 slides, {sum(s.n_obs - 1 for s in hub.slides.values())} spots" in said
-    assert "Measured: 4 of 12 slides, encoder stain" in said and "NOT THE SAME EXPERIMENT (slides and encoder" in said
-    assert said.count("OPTIMISTIC: the epoch") == 1 and "2 of 4 folds" in said
-    rows = [line for line in said.splitlines() if line.startswith("| ridge |")]
+    assert f"4 slides, {sum(s.n_obs - 1 for s in hub.slides.values())} spots" in printed
+    assert (
+        "Measured: 4 of 12 slides, encoder stain" in printed
+        and "NOT THE SAME EXPERIMENT (slides and encoder" in printed
+    )
+    assert printed.count("OPTIMISTIC: the epoch") == 1 and "2 of 4 folds" in printed
+    rows = [line for line in printed.splitlines() if line.startswith("| ridge |")]
     assert len(rows) == 2 and all(row.count("±") == 4 and row.count("| - ") == 4 for row in rows)
 
     hub.refuse = AssertionError("nothing is asked of the hub when all is there")
@@ -220,12 +223,12 @@ def test_ablation_stands_beside_its_table(paper, hub, panel, tmp_path, capsys):
     config = '{"width": 16, "branch_width": 16, "neighbor_depth": 1, "slide_depth": 1, "n_groups": 4}'
     arguments = [*SKIN, "--genes", panel, "--yes", "--preset", "none", "--config", config, "--max-epochs", 1]
     call(paper, "table3_ablation", tmp_path, *arguments, "--fields", "tau_IG", "--spots-per-s", 100)
-    said = capsys.readouterr().out
-    assert "Table 6, skinST, tau_IG, protocol nested" in said
-    rows = [line for line in said.splitlines() if line.startswith("| 0.")]
+    printed = capsys.readouterr().out
+    assert "Table 6, skinST, tau_IG, protocol nested" in printed
+    rows = [line for line in printed.splitlines() if line.startswith("| 0.")]
     assert [row.split(" | ")[0] for row in rows] == ["| 0.05", "| 0.07", "| 0.1"]
     assert [row.split(" | ")[-1] for row in rows] == ["0.513 |", "0.520 |", "0.490 |"]
-    assert all("±" in row.split(" | ")[1] for row in rows) and "FAILED" not in said
+    assert all("±" in row.split(" | ")[1] for row in rows) and "FAILED" not in printed
     with pytest.raises(ValueError, match="the paper varies pathways, k, lambda, tau_IG, not width"):
         call(paper, "table3_ablation", tmp_path, *SKIN, "--fields", "width")
 
@@ -234,15 +237,15 @@ def test_ablation_stands_beside_its_table(paper, hub, panel, tmp_path, capsys):
 @pytest.mark.slow
 def test_tables_1_and_2_run_on_real_sections(paper, data_dir, tmp_path, capsys):
     call(paper, "table1_cross_validation", tmp_path, "--sections", "B4", "C6")
-    said = capsys.readouterr().out
-    assert "download: 0 files" in said and "Table 1, HER2ST, protocol nested, 2 of 8 folds" in said
-    (row,) = (line for line in said.splitlines() if line.startswith("| ridge |"))
+    printed = capsys.readouterr().out
+    assert "download: 0 files" in printed and "Table 1, HER2ST, protocol nested, 2 of 8 folds" in printed
+    (row,) = (line for line in printed.splitlines() if line.startswith("| ridge |"))
     pcc_a = float(row.split(" | ")[5].split()[0])
     assert pcc_a > 0.1
 
     call(paper, "table2_external", tmp_path, "--sections", "B4", "--test-sections", "C6")
-    said = capsys.readouterr().out
-    (row,) = (line for line in said.splitlines() if line.startswith("| ridge | C6 | 250 of 250 |"))
+    printed = capsys.readouterr().out
+    (row,) = (line for line in printed.splitlines() if line.startswith("| ridge | C6 | 250 of 250 |"))
     # the same model on the same slide: the fold C of table 1
     call(paper, "table2_external", tmp_path, "--sections", "B4", "--test-sections", "C6")
     assert row in capsys.readouterr().out

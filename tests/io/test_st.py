@@ -115,13 +115,13 @@ def test_spots_are_matched_by_name_and_the_rest_is_counted(section, monkeypatch)
     table.loc[3, "selected"] = 0
     counts = counts_of(table)
     counts = pd.concat([counts.drop(index=[counts.index[0], counts.index[1]]), counts.tail(1).rename({"5x7": "30x30"})])
-    said = []
-    monkeypatch.setattr("gdml.io._st.logg.info", said.append)
+    lines = []
+    monkeypatch.setattr("gdml.io._st.logg.info", lines.append)
     adata = read_st(*section(counts, table))
     assert list(adata.obs_names) == [n for n in counts.index if n not in ("30x30", "3x5")]
-    assert "2 spots of the counts" in said[0]  # 30x30 and 3x5, which is not selected
-    assert "2 positions without counts" in said[0]
-    assert "1 positions were not selected" in said[0]
+    assert "2 spots of the counts" in lines[0]  # 30x30 and 3x5, which is not selected
+    assert "2 positions without counts" in lines[0]
+    assert "1 positions were not selected" in lines[0]
 
 
 def test_header_without_corner_field(section):

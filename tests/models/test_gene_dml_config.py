@@ -2,7 +2,7 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from gdml.models.base import config_record, get_model, list_models, make_config
+from gdml.models.base import get_model, list_models, make_config
 from gdml.models.gene_dml_config import PRESET_RECIPES, PRESETS, GeneDMLConfig
 from gdml.training.config import make_training_config
 
@@ -78,6 +78,6 @@ def test_options_take_the_place_of_fields():
 
 
 def test_the_record_makes_the_same_config():
-    record = config_record(PRESETS["skinst"])
+    record = asdict(PRESETS["skinst"])
     assert set(record) == {f.name for f in fields(GeneDMLConfig)}
     assert make_config(get_model("gene-dml"), None, record) == PRESETS["skinst"]

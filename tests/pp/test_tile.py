@@ -465,7 +465,7 @@ def test_wrong_coordinates_of_a_real_section(her2st_section):
         gdml.pp.tile(her2st_section)
     right = her2st_section.obsm["spatial"].copy()
     her2st_section.obsm["spatial"] = right[:, ::-1].copy()
-    with pytest.warns(UserWarning, match=r"4\d% on slide 'C6' \(0% when x and y swapped\)"):
+    with pytest.warns(UserWarning, match=r"4\d% on slide 'C6' \(0% when x and y are swapped\)"):
         gdml.pp.tile(her2st_section)
 
 

@@ -91,6 +91,6 @@ def test_killed_and_called_again_it_ends_with_the_same_weights(tmp_path):
     assert "another recipe" in other.communicate()[1] and other.returncode != 0
     again = run(parts)
     printed = again.communicate()[0]
-    assert again.returncode == 0 and "going on from step" in printed
+    assert again.returncode == 0 and "resuming at step" in printed
     assert whole.read_bytes() == parts.read_bytes()
     assert not list(tmp_path.glob("*.checkpoint*"))

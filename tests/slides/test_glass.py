@@ -56,7 +56,7 @@ def test_right_coordinates_are_not_suspicious():
 @pytest.mark.parametrize(
     ("wrong", "undone"),
     [
-        (lambda x, y: (y, x), "x and y swapped"),
+        (lambda x, y: (y, x), "x and y are swapped"),
         (lambda x, y: (WIDTH - x, y), "flipped left to right"),
         (lambda x, y: (x, HEIGHT - y), "flipped top to bottom"),
         (lambda x, y: (WIDTH - x, HEIGHT - y), "turned by 180 degrees"),

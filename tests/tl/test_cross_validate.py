@@ -501,8 +501,13 @@ def test_a_gene_without_variance_in_a_fold_is_left_out_and_counted(ready, tmp_pa
         ({"group_key": "patients"}, KeyError, "`group_key` is 'patients'.*Did you mean 'patient'"),
         ({"group_key": "patient", "folds": 3}, ValueError, "at least 3 groups.* there are 2 groups"),
         ({"protocol": "nestd"}, ValueError, "`protocol` is 'nestd'. Did you mean 'nested'"),
-        ({"seeds": 0}, ValueError, "`seeds` is 0"),
+        ({"seeds": 0}, ValueError, "`seeds` must be a whole number of at least 1, found 0"),
         ({"seeds": [1, 1]}, ValueError, "different seeds"),
+        ({"seeds": "3"}, TypeError, "`seeds` must be a whole number of at least 1, found '3'"),
+        ({"seeds": [0.5]}, ValueError, "`seeds` must be a whole number of at least 0, found 0.5"),
+        ({"model": 5}, TypeError, "`model` must be a name, a list of names or a dict by label, found 5"),
+        ({"normalize": ["n_genes"]}, TypeError, "`normalize` must be a dict of arguments of gdml.pp.normalize"),
+        ({"save_to": 5}, TypeError, "`save_to` must be the path of a folder, found 5"),
         ({"normalize": {"n_gene": 3}}, ValueError, "`normalize` has no argument 'n_gene'"),
         ({"normalize": {"n_genes": 10_000}}, ValueError, "Fold '.*': `n_genes` is 10000.*arguments of `normalize`"),
         ({"normalize": {"layer": "raw"}}, KeyError, "`layer` is 'raw'"),
@@ -514,6 +519,26 @@ def test_bad_input_is_refused_before_anything_is_written(ready, tmp_path, option
     with pytest.raises(error, match=match):
         gdml.tl.cross_validate(ready, **{"model": "ridge", "save_to": tmp_path / "runs", **options})
     assert without_uns(ready) == before and not (tmp_path / "runs").exists()
+
+
+def test_counts_are_checked_before_features_are_made(synthetic_adata, monkeypatch):
+    monkeypatch.setattr("gdml.tl._features.tile_spots", lambda *a, **k: pytest.fail("a step was run"))
+    synthetic_adata.layers["counts"] = synthetic_adata.X.copy()
+    synthetic_adata.X = synthetic_adata.X * 0.5
+    with pytest.raises(ValueError, match="which is no raw count") as raised:
+        gdml.tl.cross_validate(synthetic_adata, "ridge", group_key="patient")
+    assert "normalize={'layer': ...}" in raised.value.__notes__[0] and "gdml" not in synthetic_adata.uns
+
+
+def test_evaluate_finds_the_layer_of_the_counts(ready, tmp_path):
+    ready.layers["counts"], ready.X = ready.X.copy(), ready.X * 0.5
+    del ready.uns["gdml"]["normalization"]
+    options = {"group_key": "patient", "normalize": {"n_genes": 20, "layer": "counts"}, "save_to": tmp_path}
+    found = gdml.tl.cross_validate(ready, "ridge", **options)
+    assert ready.uns["gdml_ridge"]["predict"]["layer"] == "counts"
+    scores = gdml.tl.evaluate(ready, key="gdml_ridge")
+    by_slide = found.slides().set_index("slide")["mse"]
+    assert scores["mse"].drop("all").to_dict() == pytest.approx(by_slide.to_dict())
 
 
 def test_a_group_on_both_sides_is_refused(ready, tmp_path):

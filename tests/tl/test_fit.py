@@ -1,4 +1,5 @@
 import copy
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+import scanpy as sc
 import torch
 
 import gdml
@@ -215,6 +217,18 @@ def test_interrupted_while_the_epoch_is_chosen(ready, small, monkeypatch):
     assert np.isfinite(prediction(ready, model)).all()
 
 
+def test_only_fit_tells_that_an_interrupted_model_is_kept(ready, small, monkeypatch, tmp_path):
+    log = io.StringIO()
+    monkeypatch.setattr(type(sc.settings), "logfile", property(lambda self: log), raising=False)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_after(2, patched)
+        gdml.tl.cross_validate(ready, {"a": {"model": "gene-dml", **small}}, group_key="patient", save_to=tmp_path)
+    assert "is kept" not in log.getvalue()
+    stop_after(2, monkeypatch)
+    gdml.tl.fit(ready, group_key="patient", **small)
+    assert "fit: interrupted; the best epoch is kept" in log.getvalue()
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_interrupted_while_learning_from_all_spots(ready, small, monkeypatch, more):
     # the model of the chosen epoch is whole, one half-way through the refit is not
@@ -301,6 +315,15 @@ def test_ridge(fitted):
         ({"config": {"group_target": "x"}}, ValueError, "`group_target` is 'x'"),
         ({"training": {"lr": 3}}, ValueError, "`training` has no field 'lr'"),
         ({"max_epochs": 0}, ValueError, "`max_epochs` must be a whole number of at least 1"),
+        ({"max_epochs": "5"}, ValueError, "`max_epochs` must be a whole number of at least 1, found '5'"),
+        ({"config": {"width": "512"}}, TypeError, "`width` must be a number, found '512'"),
+        ({"config": {"average_scales": "no"}}, TypeError, "`average_scales` must be True or False, found 'no'"),
+        ({"training": {"learning_rate": "fast"}}, TypeError, "`learning_rate` must be a number, found 'fast'"),
+        ({"training": {"refit": "no"}}, TypeError, "`refit` must be True or False, found 'no'"),
+        ({"devices": "two"}, TypeError, "`devices` must be a number of devices.*found 'two'"),
+        ({"num_nodes": "two"}, TypeError, "`num_nodes` must be a whole number of at least 1, found 'two'"),
+        ({"save_to": 5}, TypeError, "`save_to` must be the path of a folder, found 5"),
+        ({"key_added": 5}, TypeError, "`key_added` must be a name such as 'gdml', found 5"),
         ({"validation": "spots"}, ValueError, "`validation` is 'spots'"),
         ({"validation_fraction": 0}, ValueError, "`validation_fraction` must lie between 0 and 1"),
         ({"validation_fraction": 1.0}, ValueError, "`validation_fraction` must lie between 0 and 1"),

@@ -47,7 +47,7 @@ class FeatureStore:
     path
         Folder of the store.
     head
-        Attributes of the group, see :func:`read_head`.
+        Attributes of the group, as ``read_head`` returns them.
 
     Notes
     -----

@@ -2,7 +2,7 @@
 
 import pkgutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar
@@ -144,6 +144,11 @@ class SpotModel(nn.Module):
         if hasattr(self, "scalers"):
             self.scalers.prepare(batches, neighbors="neighbors" in self.needs)
 
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters; of a model in closed form the number of solved values."""
+        return sum(p.numel() for p in self.parameters()) or sum(b.numel() for b in self.buffers())
+
     def forward(self, batch: Batch) -> Output:
         """Predict the expression of a batch; ``expression`` and ``counts`` must not be read."""
         raise NotImplementedError
@@ -275,8 +280,3 @@ def make_config(model: type[SpotModel], base: Any = None, options: dict[str, Any
         if option not in names:
             raise ValueError(f"`config` has no field {option!r}. {did_you_mean(option, names)}")
     return replace(config, **(options or {}))
-
-
-def config_record(config: Any) -> dict[str, Any]:
-    """Fields of a config as plain values, for JSON and ``uns``."""
-    return asdict(config)

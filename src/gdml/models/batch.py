@@ -134,7 +134,7 @@ class Batch(_OnDevice):
         (N,) int64 number of each spot, unique within a run.
     stripe
         (N,) int64 in 0..4, stripe of the slide across the longer side of its grid, see
-        :func:`gdml.models.ridge.stripes`; None at prediction.
+        ``gdml.models.ridge.stripes``; None at prediction.
     slides
         Context: spots of the slides that the batch touches.
     visitors

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from gdml._errors import did_you_mean
+from gdml._errors import check_fields, did_you_mean
 
 
 def _choices(config: type) -> dict[str, tuple[Any, ...]]:
@@ -14,12 +14,13 @@ def _choices(config: type) -> dict[str, tuple[Any, ...]]:
 
 @dataclass(frozen=True)
 class Config:
-    """Base of frozen config dataclasses; the fields annotated as ``Literal`` are checked.
+    """Base of frozen config dataclasses; fields annotated as ``Literal`` or as numbers are checked.
 
     A subclass with further conditions extends ``__post_init__``.
     """
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, choices in _choices(type(self)).items():
             value = getattr(self, name)
             if value not in choices:

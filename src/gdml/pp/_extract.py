@@ -158,7 +158,7 @@ class Extractor:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         logg.warning(
             f"embed: memory ran out with {tried} tiles at once ({reason[:80]}); "
-            f"going on with {self.batch_size}. Pass batch_size={self.batch_size} to start with that."
+            f"continuing with {self.batch_size}. Pass batch_size={self.batch_size} to start with that."
         )
         if self.device.type == "cuda":
             import torch

@@ -18,7 +18,7 @@ _FEWEST = 5  # spots over glass
 
 _Floats = NDArray[np.float64]
 ORIENTATIONS: dict[str, Callable[[_Floats, _Floats, float, float], tuple[_Floats, _Floats]]] = {
-    "x and y swapped": lambda x, y, w, h: (y, x),
+    "x and y are swapped": lambda x, y, w, h: (y, x),
     "flipped left to right": lambda x, y, w, h: (w - x, y),
     "flipped top to bottom": lambda x, y, w, h: (x, h - y),
     "turned by 180 degrees": lambda x, y, w, h: (w - x, h - y),

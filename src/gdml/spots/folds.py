@@ -51,8 +51,8 @@ class FoldMaker:
     def __init__(
         self, spots: Spots, *, group_key: str | None, normalize: Mapping[str, Any], needs: Collection[str]
     ) -> None:
-        self._panel_rule, self.normalization, self._layer = _normalization(spots, normalize)
-        counts = spots.counts(self._layer)
+        self._panel_rule, self.normalization, self.layer = fold_normalization(spots, normalize)
+        counts = spots.counts(self.layer)
         self._of = spots
         self._with_counts = "counts" in needs
         self.spots, _ = spot_data(spots, group_key=group_key)
@@ -77,7 +77,7 @@ class FoldMaker:
         on_all = rule.get("method") == "hest"
         rows = None if on_all else np.sort(np.concatenate([self._of.slides[slide] for slide in fold.train]))
         try:
-            chosen, _ = choose_panel(self._of, layer=self._layer, rows=rows, **rule)
+            chosen, _ = choose_panel(self._of, layer=self.layer, rows=rows, **rule)
         except ValueError as error:
             raise ValueError(f"Fold {fold.name!r}: {error} They are arguments of `normalize`.") from error
         return list(self._of.adata.var_names[chosen])
@@ -91,19 +91,25 @@ class FoldMaker:
         start = 0
         for of_slide in rows:
             part = slice(start, start := start + len(of_slide))
-            expression[part] = measured_expression(
-                self._of, panel, self.normalization, layer=self._layer, rows=of_slide
-            )
+            expression[part] = measured_expression(self._of, panel, self.normalization, layer=self.layer, rows=of_slide)
             if counts is not None:
-                counts[part] = panel_counts(self._of, pd.Index(panel), self._layer, of_slide)
+                counts[part] = panel_counts(self._of, pd.Index(panel), self.layer, of_slide)
         both = self.spots.select([self.spots.names.index(slide) for slide in names])
         both.expression = torch.from_numpy(expression)
         both.counts = None if counts is None else torch.from_numpy(counts)
         return FoldData(fold, both, np.concatenate(rows[len(fold.train) :]), panel)
 
 
-def _normalization(spots: Spots, normalize: Mapping[str, Any]) -> tuple[dict[str, Any], Normalization, str | None]:
-    """Arguments of ``choose_panel``, the scale, and the layer: as recorded, with ``normalize`` in place of some."""
+def fold_normalization(spots: Spots, normalize: Mapping[str, Any]) -> tuple[dict[str, Any], Normalization, str | None]:
+    """Arguments of ``choose_panel``, the scale, and the layer: as recorded, with ``normalize`` in place of some.
+
+    Raises
+    ------
+    ValueError
+        If an argument is unknown or not valid, or the counts are not raw counts.
+    KeyError
+        If the layer is absent.
+    """
     for name in normalize:
         if name not in _KNOWN:
             raise ValueError(f"`normalize` has no argument {name!r}. {did_you_mean(name, _KNOWN)}")
@@ -111,6 +117,12 @@ def _normalization(spots: Spots, normalize: Mapping[str, Any]) -> tuple[dict[str
     scale = normalize.get("normalization") or (Normalization.from_dict(recorded) if recorded else "scanpy")
     norm = as_normalization(scale, **{name: normalize.get(name) for name in _SWITCHES})
     layer = normalize.get("layer", recorded.get("layer"))
+    layer = None if layer is None else str(layer)
+    try:
+        spots.counts(layer)
+    except (KeyError, ValueError) as error:
+        error.add_note("gdml.tl.cross_validate and gdml.tl.ablate take the layer as normalize={'layer': ...}.")
+        raise
 
     rule = dict(spots.record("panel") or {})
     panel = _keys.panel(spots.key)
@@ -120,4 +132,4 @@ def _normalization(spots: Spots, normalize: Mapping[str, Any]) -> tuple[dict[str
         rule.pop("genes", None)
     rule = {k: v for k, v in {**rule, **normalize}.items() if k in _PANEL and v is not None}
     rule.setdefault("n_genes", 250)
-    return rule, norm, None if layer is None else str(layer)
+    return rule, norm, layer

@@ -114,7 +114,7 @@ def why_few(adata: AnnData, panel: Sequence[str], match: GeneMatch, gene_key: st
         f"{many} of the {len(panel)} panel genes ({wanted}: {some(absent)}{' are absent' if match.n else ''}) "
         f"{'are' if match.n > 1 else 'is'} in {_place(place)} ({offered}: {some(names)}){elsewhere}. "
     )
-    mend = "in a column of `adata.var`, and name it with gene_key="
+    mend = "in a column of `adata.var` and name it with gene_key="
     by_case = max((_ignoring_case(absent, _names(adata, key)) for key in keys), key=len)
     if any(match_names(_names(adata, key), panel, key).ambiguous for key in keys):
         return text + f"Some names occur more than once, which leaves the gene unknown: put unique names {mend}."
@@ -127,7 +127,7 @@ def why_few(adata: AnnData, panel: Sequence[str], match: GeneMatch, gene_key: st
         return text + f"These are two species: put the names of the orthologs in the panel's species {mend}."
     if wanted != offered:
         return text + f"Genes are matched by name: put the {wanted} {mend}."
-    return text + "Genes are matched by name: symbols or Ensembl ids. Other names can be put " + mend + "."
+    return text + f"Genes are matched by name, symbols or Ensembl ids: put such names {mend}."
 
 
 def _candidates(adata: AnnData, gene_key: str | None) -> list[str]:

@@ -77,6 +77,8 @@ class Spots:
             If a column that was named, or the coordinates, are absent.
         """
         check_adata(adata, copy=copy, name=name)
+        if not isinstance(key, str) or not key:
+            raise TypeError(f"`key_added` must be a name such as 'gdml', found {key!r}.")
         if library_key is not None:
             check_column(adata, "library_key", library_key)
         tiles = _record(adata, key, _keys.TILES) or {}

@@ -27,7 +27,7 @@ _COARSE = 4.0  # enlargement beyond which a tile shows no cells
 _CONFLICT = "The sources of the scale disagree by more than 10 %: {}. Pass um_per_px= to gdml.pp.tile to decide."
 _FEW_PIXELS = "A tile is too few pixels wide to show cells: {}. Pass the full-resolution image with image=."
 _GLASS = (
-    "Many spots lie over glass: {}. Usual causes: x and y are swapped; the coordinates are those of the hires image; the "
+    "Spots lie over glass: {}. Usual causes: x and y are swapped; the coordinates are those of the hires image; the "
     "image is flipped or rotated; it is the image of another slide. Spots beside the tissue count too unless "
     "obs['in_tissue'] marks them. gdml.pp.tile(adata, check=False) skips this check."
 )

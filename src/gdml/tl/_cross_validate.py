@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from gdml import _keys
-from gdml._errors import did_you_mean, renamed, some
+from gdml._errors import check_count, check_path, renamed, some
 from gdml._progress import tell
 from gdml._settings import settings
 from gdml.spots.resolve import Spots
@@ -98,7 +98,7 @@ def cross_validate(
     device, precision
         As in :func:`gdml.tl.fit`.
     devices, strategy, num_nodes
-        Devices that train one model together, as in :class:`lightning_fabric.Fabric`.
+        Devices that train one model together, as in ``lightning_fabric.Fabric``.
     save_to
         Folder for finished runs; by default one in ``gdml.settings.cache_dir``. It is checked before the first run that
         it can be written to.
@@ -125,7 +125,8 @@ def cross_validate(
     ``.obsm['gdml_{model}_measured']`` : DataFrame, float32
         Measured expression of the same spots and genes.
     ``.uns['gdml_{model}']['predict']`` : dict
-        ``name``, ``protocol``, ``optimistic``, ``normalization``, ``panel``.
+        ``name``, ``protocol``, ``optimistic``, ``normalization``, ``panel``, and the ``layer`` of the counts if one was
+        named.
 
     Raises
     ------
@@ -200,7 +201,7 @@ def compare_models(
     save_to: str | os.PathLike[str] | None = None,
 ) -> "tuple[Plan, Results]":
     """Run what :func:`gdml.tl.cross_validate` describes; nothing but missing tiles and features is written."""
-    from gdml.spots.folds import FoldMaker
+    from gdml.spots.folds import FoldMaker, fold_normalization
     from gdml.training.candidates import get_protocol, make_candidates
     from gdml.training.compare import Plan, run_plan
     from gdml.training.fabric import make_fabric
@@ -211,17 +212,21 @@ def compare_models(
     candidates = make_candidates(model, rules.presets, max_epochs)
     check_split_arguments(validation, validation_fraction)
     numbers = _seeds(seeds)
-    if group_key is not None and group_key not in spots.adata.obs:
-        hint = did_you_mean(group_key, spots.adata.obs.columns)
-        raise KeyError(f"`group_key` is {group_key!r}, which is no column of obs. {hint}")
+    if normalize is not None and not isinstance(normalize, Mapping):
+        raise TypeError(f"`normalize` must be a dict of arguments of gdml.pp.normalize, found {normalize!r}.")
+    if save_to is not None:
+        check_path("save_to", save_to)
+    spots.groups(group_key)
     if group_key is None:
         _warn_of_patients(spots)
     made = make_fabric(**(fabric or {}))
 
+    changes = {**rules.normalize, **(normalize or {})}
+    fold_normalization(spots, changes)  # counts are checked before the features, which take longest
     with all_or_nothing(spots.adata, spots.key):
         run_missing_steps(spots, "cross_validate")
         needs = set().union(*(candidate.model.needs for candidate in candidates))
-        source = FoldMaker(spots, group_key=group_key, normalize={**rules.normalize, **(normalize or {})}, needs=needs)
+        source = FoldMaker(spots, group_key=group_key, normalize=changes, needs=needs)
         groups = {name: slide.group for name, slide in source.slides.items()}
         found = make_folds(groups, folds, seed=numbers[0])
         check_groups(found, groups, allow_shared=allow_shared_groups, column=group_key or "slide")
@@ -245,7 +250,12 @@ def as_comparison(plan: "Plan", results: "Results", shared_groups: bool) -> Comp
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    numbers = list(range(seeds)) if isinstance(seeds, int | np.integer) else [int(seed) for seed in seeds]
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        check_count("seeds", seeds, hint="give the number of seeds, or a list of different seeds")
+        return list(range(seeds))
+    for seed in seeds:
+        check_count("seeds", seed, at_least=0)
+    numbers = [int(seed) for seed in seeds]
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"`seeds` is {seeds!r}; give a number of one or more, or different seeds.")
     return numbers
@@ -285,6 +295,7 @@ def _write_predictions(adata: AnnData, plan: "Plan", results: "Results", key_add
         return pd.DataFrame(spread, index=adata.obs_names, columns=panel)
 
     measured = spread(lambda fold: results.data[fold][2])
+    layer = plan.source.layer
     for candidate in plan.candidates:
         predicted = spread(lambda fold, label=candidate.label: results.predictions.get((label, fold)))  # type: ignore[misc]
         place = _keys.of_model(candidate.label, key_added)
@@ -297,9 +308,10 @@ def _write_predictions(adata: AnnData, plan: "Plan", results: "Results", key_add
                 "optimistic": plan.protocol.select_on_test,
                 "normalization": plan.source.normalization.to_dict(),
                 "panel": panel.to_numpy(dtype=object),
+                **({} if layer is None else {"layer": layer}),
             }
         }
         if adata.n_obs * adata.n_vars * 4 / 1e9 <= settings.max_layer_gb:
-            layer = np.full(adata.shape, np.nan, np.float32)
-            layer[:, adata.var_names.get_indexer(panel)] = predicted.to_numpy()
-            adata.layers[place] = layer
+            values = np.full(adata.shape, np.nan, np.float32)
+            values[:, adata.var_names.get_indexer(panel)] = predicted.to_numpy()
+            adata.layers[place] = values

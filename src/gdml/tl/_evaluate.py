@@ -45,7 +45,8 @@ def evaluate(
         Name under which the predictions are stored and the scores are written, such as ``"gdml"``, or
         ``"gdml_ridge"`` after :func:`gdml.tl.cross_validate`.
     layer
-        Layer with the raw counts. By default the one that :func:`gdml.pp.normalize` recorded, else ``adata.X``.
+        Layer with the raw counts. By default the one that :func:`gdml.tl.cross_validate` or
+        :func:`gdml.pp.normalize` recorded, else ``adata.X``.
     library_key
         Column of ``adata.obs`` with the slide of each spot. By default the one that :func:`gdml.pp.tile`
         recorded, else ``'library_id'``.
@@ -120,7 +121,8 @@ def evaluate(
     predicted, record = _predictions(spots)
     slides = _scored_rows(spots, predicted)
     if layer is None:
-        layer = (spots.record(_keys.NORMALIZATION) or {}).get("layer")
+        compared = spots.record(_keys.PREDICT) or {}
+        layer = compared.get("layer", (spots.record(_keys.NORMALIZATION) or {}).get("layer"))
     genes = predicted.columns
     match = match_as_predicted(adata, genes, gene_key, spots.record(_keys.PREDICT) or {})
     present = match.present
@@ -154,7 +156,7 @@ def evaluate(
     if seen.any():
         warnings.warn(
             f"The model was trained on {count(int(seen.sum()), 'slide')} that {'is' if seen.sum() == 1 else 'are'} scored "
-            f"({some(seen.index[seen.fillna(False)])}): its scores on them say nothing about new slides. Score other slides, "
+            f"({some(seen.index[seen.fillna(False)])}): its scores there say nothing about new slides. Score other slides, "
             "or compare models with gdml.tl.cross_validate.",
             UserWarning,
             stacklevel=2,

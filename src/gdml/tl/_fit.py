@@ -97,7 +97,7 @@ def fit(
     precision
         ``"auto"`` computes in bfloat16 if the hardware supports it natively; ``"bf16"``, ``"fp32"``.
     devices, strategy, num_nodes
-        Train on several devices (on the CPU: processes) or machines, as in :class:`lightning_fabric.Fabric`:
+        Train on several devices (on the CPU: processes) or machines, as in ``lightning_fabric.Fabric``:
         ``devices=4, strategy="ddp"``. ``batch_size`` is then that of all of them together.
     save_to
         Folder for the trained model; by default one in ``gdml.settings.cache_dir``. It is checked before training that
@@ -150,7 +150,6 @@ def fit(
     >>> model = gdml.tl.fit(adata, group_key="patient")  # doctest: +SKIP
     """
     from gdml.encoders.device import resolve_device, use_bf16
-    from gdml.models.base import config_record
     from gdml.training import TrainedModel
     from gdml.training.candidates import resolve_settings
     from gdml.training.fabric import make_fabric
@@ -180,7 +179,7 @@ def fit(
         module, run, n_epochs = fit_model(model_class, model_config, data, split, loop, fabric, seed)
 
     record = {
-        "config": config_record(model_config),
+        "config": asdict(model_config),
         "settings": {k: v for k, v in asdict(loop).items() if v is not None},
         "preset": preset or "default",
         "seed": int(seed),
@@ -213,6 +212,8 @@ def fit(
     # of several processes that run this line, one writes
     saved = _save(trained, save_to, overwrite) if fabric.is_global_zero else IN_MEMORY
     saved = fabric.broadcast(saved)
+    if run.interrupted:
+        tell("fit: interrupted; the best epoch is kept, trained without the validation spots.")
     fitted = {**record, "slides": np.array(record["slides"], dtype=object), "history": run.history}
     spots.write_record(_keys.FIT, {"model": saved, "name": model, "provenance": trained.provenance, **fitted})
     made = f" after {', '.join(steps)} with defaults" if steps else ""

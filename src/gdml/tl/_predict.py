@@ -141,7 +141,7 @@ def predict(
     )
     if seen:
         warnings.warn(
-            f"The model was trained on {count(len(seen), 'slide')} of `adata` ({some(seen)}): its scores on them "
+            f"The model was trained on {count(len(seen), 'slide')} of `adata` ({some(seen)}): its scores there "
             "say nothing about new slides. Predict other slides, or compare models with gdml.tl.cross_validate.",
             UserWarning,
             stacklevel=2,
@@ -230,7 +230,7 @@ def predict_spots(
 
 def find_model(spots: Spots, model: Any) -> tuple["TrainedModel", str]:
     """Find the model to use, and the folder it is saved in or ``"in memory"``."""
-    from gdml.training import TrainedModel, load
+    from gdml.training.trained import TrainedModel, load
 
     if isinstance(model, TrainedModel):
         return model, model.path or IN_MEMORY
@@ -244,6 +244,11 @@ def find_model(spots: Spots, model: Any) -> tuple["TrainedModel", str]:
         model = str(record["model"])
         if model == IN_MEMORY:
             raise ValueError("`model`: the fitted model could not be saved; pass the model that gdml.tl.fit returned.")
+        if not os.path.exists(model):
+            raise FileNotFoundError(
+                f"No `model` is given, and the one that uns[{spots.key!r}]['fit'] records, {model!r}, does not exist: pass a "
+                "model or the folder of a saved one, or call gdml.tl.fit(adata) again."
+            )
     if not isinstance(model, str | os.PathLike):
         raise TypeError(f"`model` must be a trained model or the folder of one, found {type(model).__name__}.")
     return load(model), os.path.abspath(os.path.expanduser(model))

@@ -1,9 +1,9 @@
 """Training: settings of the loop, and trained models in memory and on disk."""
 
 from .config import TrainingConfig
-from .trained import TrainedModel, load
+from .trained import TrainedModel
 
-__all__ = ["TrainedModel", "TrainingConfig", "load"]
+__all__ = ["TrainedModel", "TrainingConfig"]
 
 
 def __dir__() -> list[str]:

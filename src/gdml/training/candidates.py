@@ -1,6 +1,6 @@
 """What is compared, and by which rules: models by label, and protocols."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -134,9 +134,13 @@ def make_candidates(
     ------
     ValueError
         If there is none, one twice, or an option, name or field is unknown.
+    TypeError
+        If ``model`` is neither.
     """
     if isinstance(model, str):
         model = [model]
+    elif not isinstance(model, Iterable):
+        raise TypeError(f"`model` must be a name, a list of names or a dict by label, found {model!r}.")
     pairs = list(model.items()) if isinstance(model, Mapping) else [(name, name) for name in model]
     labels = [str(label) for label, _ in pairs]
     if not pairs or len(set(labels)) < len(labels):

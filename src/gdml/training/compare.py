@@ -103,11 +103,14 @@ class FoldSource(Protocol):
         Their spots, without expression.
     normalization
         The scale of the expression.
+    layer
+        Layer of the counts; None for ``X``.
     """
 
     slides: dict[str, Slide]
     spots: SpotData
     normalization: Normalization
+    layer: str | None
 
     def panel(self, fold: Fold) -> list[str]:
         """Choose the panel of a fold."""
@@ -304,8 +307,7 @@ def _train_and_predict(
     if not np.isfinite(prediction).all():
         raise FloatingPointError("The predictions hold NaN or infinite values.")
     high = () if run.validation_pcc is None else metrics.top_genes(run.validation_pcc[None], N_HIGH)
-    parameters = sum(p.numel() for p in module.parameters()) or sum(b.numel() for b in module.buffers())
-    return Finished(prediction, time.perf_counter() - start, n_epochs, tuple(map(int, high)), parameters)
+    return Finished(prediction, time.perf_counter() - start, n_epochs, tuple(map(int, high)), module.n_parameters)
 
 
 def _code(model: type) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from gdml._errors import did_you_mean
+from gdml._errors import check_fields, did_you_mean
 
 _EPOCHS, _STEPS = 25, 150  # what max_epochs=None stands for
 
@@ -70,6 +70,7 @@ class TrainingConfig:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, found {value!r}.")
         if not isinstance(self.num_workers, int) or self.num_workers < 0:
             raise ValueError(f"`num_workers` must be a whole number of at least 0, found {self.num_workers!r}.")
+        check_fields(self)
         if not self.learning_rate > 0:
             raise ValueError(f"`learning_rate` must be positive, found {self.learning_rate!r}.")
         if not 0 <= self.average < 1:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from gdml._errors import check_count
 from gdml.encoders.device import Precision, resolve_device, use_bf16
 
 
@@ -35,14 +36,19 @@ def make_fabric(
         Number of devices (on the CPU: of processes), their indices, or ``"auto"`` for all. Of one device alone, the
         index in ``device`` holds.
     strategy, num_nodes
-        As in :class:`lightning_fabric.Fabric`.
+        As in ``lightning_fabric.Fabric``.
 
     Raises
     ------
     ValueError
         If the device is absent or the precision unknown.
+    TypeError
+        If ``devices`` or ``num_nodes`` is no number.
     """
-    # that mixed precision is on is in the record of the fit, and need not be told at every call
+    check_count("num_nodes", num_nodes)
+    if isinstance(devices, bool) or not (isinstance(devices, int | list) or devices == "auto"):
+        raise TypeError(f"`devices` must be a number of devices, a list of their indices or 'auto', found {devices!r}.")
+    # Fabric announces mixed precision at every call; the record of the fit has it
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     on = resolve_device(device)
     fabric = Fabric(

@@ -9,7 +9,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from gdml._progress import tell
 from gdml.models.base import Shape, SpotModel
 
 from .config import TrainingConfig
@@ -114,7 +113,6 @@ def _choose_and_train(
             return refitted, run, len(final.history.get("epoch", ()))
     if interrupted:
         run.interrupted = True
-        tell("fit: interrupted; the best epoch is kept, trained without the validation spots.")
     return module, run, run.best_epoch
 
 

@@ -68,9 +68,8 @@ class RunStore:
                 file.write(b"gdml")
         except OSError as error:
             raise type(error)(
-                error.errno,
-                f"Finished runs can't be kept in {str(root)!r} ({error.strerror}): pass save_to=, or set "
-                "gdml.settings.cache_dir (environment variable GDML_CACHE_DIR) to a folder that can be written to",
+                f"Finished runs cannot be kept in {str(root)!r} ({error.strerror}). Choose another folder with save_to=, or "
+                "gdml.settings.cache_dir (set by GDML_CACHE_DIR)."
             ) from error
 
     def read(self, key: str, shape: tuple[int, int]) -> Finished | None:

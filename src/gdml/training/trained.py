@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from gdml._errors import check_path
 from gdml._marker import mark, marked
-from gdml.models.base import Shape, SpotModel, config_record, get_model, make_config
+from gdml.models.base import Shape, SpotModel, get_model, make_config
 
 _FORMAT = "gdml-model"
 _FORMAT_VERSION = 2  # 2: provenance and training slides
@@ -87,10 +88,9 @@ class TrainedModel:
     path: str | None = None
 
     def __repr__(self) -> str:
-        n = sum(p.numel() for p in self.module.parameters())
         return (
             f"TrainedModel({self.name!r}, {len(self.panel)} genes, encoder {self.features['encoder']!r}, "
-            f"{n / 1e6:.1f} M parameters)"
+            f"{self.module.n_parameters:,} parameters)"
         )
 
     @property
@@ -126,7 +126,7 @@ class TrainedModel:
             "format_version": _FORMAT_VERSION,
             "model": self.name,
             "citation": self.module.citation,
-            "config": config_record(self.module.config),
+            "config": asdict(self.module.config),
             "shape": asdict(self.module.shape),
             "panel": list(self.panel),
             "normalization": self.normalization,
@@ -204,7 +204,10 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool, name: str = "
     ------
     FileExistsError
         If the folder exists, and is not a saved model or ``overwrite`` is False.
+    TypeError
+        If ``path`` is no path.
     """
+    check_path(name, path)
     target = Path(path).expanduser()
     if not (target.exists() or target.is_symlink()):
         return
@@ -271,9 +274,12 @@ def load(path: str | os.PathLike[str]) -> TrainedModel:
     ------
     FileNotFoundError
         If there is no such folder, or a file of it is missing.
+    TypeError
+        If ``path`` is no path.
     ValueError
         If it is not a gdml model, is damaged, or was written by a newer gdml.
     """
+    check_path("path", path)
     return TrainedModel.load(path)
 
 
