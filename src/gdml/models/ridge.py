@@ -276,7 +276,8 @@ class RidgeConfig(Config):
 class Ridge(SpotModel):
     """Ridge regression from the mean local and mean neighbour features, both standardised.
 
-    One penalty for all genes.
+    One penalty for all genes. With more than 4,096 training spots the solution is found from sums over the spots, so
+    that memory does not depend on their number; ``selection="gcv"`` then uses the mean leverage of the spots.
     """
 
     config_class = RidgeConfig
