@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -273,19 +274,16 @@ def in_process(folder: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(rows: list[dict[str, Any]]) -> None:
-    """Print rows as a table."""
-    print("\n| " + " | ".join(rows[0]) + " |\n|" + "---:|" * len(rows[0]))
-    for row in rows:
-        print(
-            "| "
-            + " | ".join(
-                f"{v:.3g}" if isinstance(v, float) and v < 10 else f"{v:.0f}" if isinstance(v, float) else str(v)
-                for v in row.values()
-            )
-            + " |",
-            flush=True,
+def table(rows: Iterable[dict[str, Any]]) -> None:
+    """Print rows as a table, each as soon as it is measured."""
+    for i, row in enumerate(rows):
+        if not i:
+            print("\n| " + " | ".join(row) + " |\n|" + "---:|" * len(row))
+        values = (
+            f"{v:.3g}" if isinstance(v, float) and v < 10 else f"{v:.0f}" if isinstance(v, float) else str(v)
+            for v in row.values()
         )
+        print("| " + " | ".join(values) + " |", flush=True)
 
 
 #: Data sets by name: slides, spots along one side of a slide, tokens of a tile, their width, genes.
@@ -318,4 +316,4 @@ def main(args: argparse.Namespace) -> None:
         for name in {"warm", *(word for row in rows for word in row)} & DATA.keys():
             if not (args.folder / f"{name}.h5ad").exists():
                 in_process(args.folder, "make", name)
-        table([in_process(args.folder, *row) for row in rows])
+        table(in_process(args.folder, *row) for row in rows)
