@@ -3,10 +3,14 @@
     python benchmarks/scale.py memory --folder /scratch           # training and prediction
     OMP_WAIT_POLICY=passive python benchmarks/scale.py --folder /scratch     # embedding
 
-``memory`` makes synthetic feature stores and prints four tables: peak memory of ``fit`` and ``cross_validate`` on 5, 50
-and 200 slides; of ST-Net on a set with 1 GB of tokens; the speed of training from disk and from memory; and the
-prediction of 25,000 to 100,000 spots of one slide. Every figure is of a process of its own; memory is what is resident
-above the idle process, mapped files aside. ``memory speed`` prints one of the tables.
+``memory`` makes synthetic feature stores and prints four tables: ``verbs``, peak memory of ``fit`` and
+``cross_validate`` on 5, 50 and 200 slides, with the size of the index, the targets and the results; ``tokens``, of ST-Net
+on a set with 1 GB of tokens, above the process that has not opened it; ``speed``, of training from disk and from memory;
+and ``prediction`` of 25,000 to 100,000 spots of one slide, whose predictions are 4 bytes per gene and spot. ``memory
+speed`` prints one of the tables. The data are made in other processes, and every figure is of a process of its own.
+Memory is what is resident above the idle process, mapped files aside, with freed memory returned at once and oneDNN's
+cache of compiled kernels off. Contexts of slides that are kept for the next batch are in it, 32 MiB at most (or those
+of one batch). Speeds stand beside the rate of the machine's own matrix products.
 
 Without it a large slide is embedded:
 

@@ -2,9 +2,10 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
-import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,77 +14,35 @@ import torch
 from gdml.training.fabric import make_fabric
 from gdml.training.sampler import SlideSampler
 
-SCRIPT = """
-    import json
-    import sys
-
-    import numpy as np
-    import torch
-
-    from gdml.models import STNet, STNetConfig
-    from gdml.training import TrainingConfig
-    from gdml.training.data import SpotData
-    from gdml.training.fabric import make_fabric
-    from gdml.training.fitting import fit_model
-    from gdml.training.split import make_split
-
-
-    def data():
-        g = torch.Generator().manual_seed(0)
-        lengths, dim = (30, 21, 25, 17), 8
-        n = sum(lengths)
-        pooled = torch.randn(n, dim, generator=g).half()
-        cells = torch.cat([torch.stack([torch.arange(k) // 6, torch.arange(k) % 6], 1) for k in lengths])
-        return SpotData.in_memory(
-            tokens=pooled[:, None], pooled=pooled, neighbors=torch.zeros(n, 1, dim),
-            neighbor_mask=torch.zeros(n, 1, dtype=torch.bool), grid=cells, xy=cells.flip(1).float(),
-            slide=torch.repeat_interleave(torch.arange(4), torch.tensor(lengths)), names=list("abcd"), groups=list("abcd"),
-            expression=pooled.float() @ torch.randn(dim, 300, generator=g) + torch.randn(n, 300, generator=g),
-        )
-
-
-    if __name__ == "__main__":
-        n, strategy = int(sys.argv[1]), sys.argv[2]
-        spots = data()
-        loop = TrainingConfig(max_epochs=4, batch_size=24, slides_per_batch=2, optimizer="sgd", learning_rate=0.05,
-                              clip=1.0, average=0.9, warmup_steps=2, refit=True)
-        split = make_split(spots, "group", 0.3, None, 0)
-        fabric = make_fabric("cpu", precision="fp32", devices=n, strategy=strategy)
-        module, run, epochs = fit_model(STNet, STNetConfig(), spots, split, loop, fabric, 3)
-        if fabric.is_global_zero:
-            result = {k: v.tolist() for k, v in run.history.items()}
-            result["weights"] = module.head.weight.flatten().tolist()
-            result["epochs"] = epochs
-            print("RESULT" + json.dumps(result))
-"""
+SCRIPT = Path(__file__).with_name("fit_in_processes.py")
 
 
 @pytest.fixture(scope="module")
-def fit_in(tmp_path_factory):
-    """Fit the same model in a number of processes: history, weights and epochs."""
-    path = tmp_path_factory.mktemp("processes") / "fit.py"
-    path.write_text(textwrap.dedent(SCRIPT))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-
-    def run(n, strategy="auto"):
-        command = [sys.executable, str(path), str(n), strategy]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-        assert done.returncode == 0, done.stderr
-        (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-        return json.loads(line.removeprefix("RESULT"))
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def alone(fit_in):
-    return fit_in(1)
+def fits():
+    """The same fit in one process; in two that start the script again; and in two that are started for the call."""
+    environment = dict(os.environ)
+    single = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    command = [sys.executable, str(SCRIPT), "2", "ddp"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    try:
+        # importing torch takes most of the time: both pairs of processes start at once
+        with subprocess.Popen(command, env={**environment, **single}, **pipes) as script:
+            os.environ.update(single)
+            fit = runpy.run_path(str(SCRIPT))["fit"]
+            found = {"alone": fit(1), "ddp_spawn": fit(2, "ddp_spawn")}
+            output, errors = script.communicate(timeout=300)
+        assert script.returncode == 0, errors
+        (line,) = [line for line in output.splitlines() if line.startswith("RESULT")]
+        return {**found, "ddp": json.loads(line.removeprefix("RESULT"))}
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
-def test_two_processes_with_half_a_batch_each_learn_what_one_does(fit_in, alone, strategy):
+def test_two_processes_with_half_a_batch_each_learn_what_one_does(fits, strategy):
     # a loss that is a mean over spots, no dropout: losses, scores and weights agree but for the order of additions
-    both = fit_in(2, strategy)
+    alone, both = fits["alone"], fits[strategy]
     assert both["epochs"] == alone["epochs"]
     assert len(set(alone["loss"])) == len(alone["loss"]) > 1
     for name in alone.keys() - {"epochs"}:

@@ -15,7 +15,7 @@ from .branches import NeighborTransformer, SlideTransformer
 from .discrimination import group_loss, instance_loss
 from .gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESET_RECIPES, PRESETS, GeneDMLConfig, published_grids
 from .layers import Block, Dropout, FeedForward, ProjectionHead
-from .ridge import RidgeMap, learnt_stripes, pooled_features
+from .ridge import Gathered, RidgeMap, learnt_stripes, pooled_features
 from .scaling import Moments, Standardize
 
 SCALES = ("local", "neighbor", "global")
@@ -137,14 +137,14 @@ class GeneDML(SpotModel):
         """Scale features and targets by the moments of the training spots, as the config says."""
         dim = self.shape.dim
         local, pooled, target = Moments(dim), Moments(dim), Moments(self.shape.n_genes)
-        linear: list[tuple[Tensor, Tensor, Tensor]] = []
+        linear = Gathered()
         for batch in batches:
             local.add(batch.tokens.flatten(0, 1))
             pooled.add(batch.neighbors[batch.neighbor_mask])
             if batch.expression is not None:
                 target.add(batch.expression)
                 if self.config.linear_share:
-                    linear.append((pooled_features(batch), batch.expression, learnt_stripes(batch)))
+                    linear.add(pooled_features(batch), batch.expression, learnt_stripes(batch))
         for scaler, moments, kind in (
             (self.local_scale, local, self.config.features),
             (self.pooled_scale, pooled, self.config.features),
@@ -155,9 +155,8 @@ class GeneDML(SpotModel):
             elif kind == "scale":
                 one = moments.std.square().mean().sqrt()
                 scaler.set(moments.mean, one.expand_as(moments.std))
-        if linear:
-            x, y, folds = (torch.cat(parts) for parts in zip(*linear, strict=True))
-            self.linear.solve(x, self.target_scale(y), np.geomspace(1e-1, 1e6, 29).tolist(), folds)
+        if linear.n_rows:
+            self.linear.solve_gathered(linear, np.geomspace(1e-1, 1e6, 29).tolist(), self.target_scale)
 
     def forward(self, batch: Batch) -> Output:
         """Predict (N, M) from all scales; the embedding is the fused one, (N, d), rows of unit length."""

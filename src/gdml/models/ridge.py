@@ -11,12 +11,15 @@ from sklearn.linear_model import Ridge as FixedRidge
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
+from . import gram
 from .base import Shape, SpotModel
 from .batch import Batch, Output
 from .config import Config
 from .scaling import Standardize
 
 N_STRIPES = 5
+#: Training spots that are solved from the rows themselves; with more, the solution is found from sums over the spots.
+MAX_ROWS = 4096
 
 
 def pooled_features(batch: Batch) -> Tensor:
@@ -43,6 +46,37 @@ def learnt_stripes(batch: Batch) -> Tensor:
             "The batch has no stripes to choose a penalty on: set `stripe`, see gdml.models.ridge.stripes."
         )
     return batch.stripe
+
+
+class Gathered:
+    """Inputs, outputs and folds of a ridge regression that come in pieces.
+
+    Up to ``MAX_ROWS`` rows are held as they are. Of more rows only sums are kept, so that memory does not depend on
+    their number.
+    """
+
+    def __init__(self) -> None:
+        self.n_rows = 0
+        self.held: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.sums: gram.GramMatrices | None = None
+
+    def add(self, x: Tensor, y: Tensor, folds: Tensor) -> None:
+        """Take in inputs (n, n_in), outputs (n, n_out) and the fold of each row (n,)."""
+        self.n_rows += len(x)
+        self.held.append((x, y, folds))
+        if self.n_rows <= MAX_ROWS:
+            return
+        if self.sums is None:
+            first = self.rows()
+            self.sums = gram.GramMatrices(first[0].double().mean(0), first[1].double().mean(0))
+        for piece in self.held:
+            self.sums.add(*piece)
+        self.held.clear()
+
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows that are held: inputs, outputs and folds."""
+        x, y, folds = (torch.cat(parts) for parts in zip(*self.held, strict=True))
+        return x, y, folds
 
 
 class RidgeMap(nn.Module):
@@ -97,6 +131,73 @@ class RidgeMap(nn.Module):
         self.bias.copy_(torch.from_numpy(np.atleast_1d(solved.intercept_)))
         self.alpha.fill_(float(solved.alpha_))
 
+    def solve_gathered(
+        self,
+        gathered: Gathered,
+        alphas: Sequence[float],
+        target: Standardize | None = None,
+        *,
+        by_fold: bool = True,
+        n_components: int = 0,
+    ) -> None:
+        """Take the penalty that predicts best, and solve with it, for rows that came in pieces.
+
+        The solution is that of ``solve``. Generalised cross-validation uses the leverage of each row where the rows are
+        held, and the mean leverage where only sums are.
+
+        Parameters
+        ----------
+        gathered
+            Inputs, outputs and folds.
+        alphas, n_components
+            As in ``solve``.
+        target
+            Scale of the outputs; None: as they are.
+        by_fold
+            Choose the penalty on folds that are left out, or by generalised cross-validation.
+        """
+        if gathered.sums is None:
+            x, y, of_rows = gathered.rows()
+            y = y if target is None else target(y)
+            self.solve(x, y, alphas, of_rows if by_fold else None, n_components=n_components)
+            return
+        folds, onto = self._sums(gathered.sums, target, n_components)
+        everything = gram.total(folds)
+        if by_fold:
+            error = gram.fold_errors(folds, alphas) if len(folds) > 1 else torch.zeros(len(alphas))
+        else:
+            error = gram.gcv_errors(everything, alphas)
+        alpha = _least(error, alphas)
+        weight = gram.solve(everything.centered(), alpha).T
+        self.weight.copy_(weight @ onto)
+        self.bias.copy_((everything.y - weight @ everything.x) / everything.n)
+        self.alpha.fill_(alpha)
+
+    def solve_hest_gathered(self, gathered: Gathered, n_components: int) -> None:
+        """Solve as ``solve_hest``, for rows that came in pieces."""
+        if gathered.sums is None:
+            x, y, _ = gathered.rows()
+            self.solve_hest(x, y, n_components)
+            return
+        folds, onto = self._sums(gathered.sums, None, n_components)
+        alpha = 100 / (len(onto) * len(self.weight))
+        self.weight.copy_(gram.solve(gram.total(folds), alpha).T @ onto)
+        self.bias.zero_()
+        self.alpha.fill_(alpha)
+
+    def _sums(
+        self, sums: gram.GramMatrices, target: Standardize | None, n_components: int
+    ) -> tuple[list[gram.Sums], Tensor]:
+        """Give sums by fold of the standardised inputs on their first principal axes, and the axes; as ``_components``."""
+        self.standardize.set(*sums.moments())
+        unscaled = Standardize(len(self.weight)) if target is None else target
+        folds = sums.standardized((self.standardize.mean, self.standardize.scale), (unscaled.mean, unscaled.scale))
+        n_in = self.weight.shape[1]
+        if not n_components or n_components >= n_in:
+            return folds, torch.eye(n_in, dtype=torch.float64)
+        onto = gram.principal_axes(gram.total(folds), n_components)
+        return [fold.projected(onto) for fold in folds], onto
+
     def solve_hest(self, x: Tensor, y: Tensor, n_components: int) -> None:
         """Solve with the fixed penalty of the HEST benchmark, 100 / (width M), and without an intercept.
 
@@ -133,8 +234,12 @@ def _best_alpha(x: Tensor, y: Tensor, alphas: Sequence[float], folds: Tensor) ->
         for i, alpha in enumerate(alphas):
             predicted = into @ ((s / (s.square() + alpha))[:, None] * onto) + y_mean
             error[i] += (predicted - y[out]).square().sum()
-    best = int(error.argmin()) if bool(error.any()) else len(alphas) - 1
-    return float(alphas[best])
+    return _least(error, alphas)
+
+
+def _least(error: Tensor, alphas: Sequence[float]) -> float:
+    """Penalty of the least error; the largest where there is none to compare."""
+    return float(alphas[int(error.argmin()) if bool(error.any()) else -1])
 
 
 @dataclass(frozen=True)
@@ -171,7 +276,8 @@ class RidgeConfig(Config):
 class Ridge(SpotModel):
     """Ridge regression from the mean local and mean neighbour features, both standardised.
 
-    One penalty for all genes.
+    One penalty for all genes. With more than 4,096 training spots the solution is found from sums over the spots, so
+    that memory does not depend on their number; ``selection="gcv"`` then uses the mean leverage of the spots.
     """
 
     config_class = RidgeConfig
@@ -189,16 +295,15 @@ class Ridge(SpotModel):
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Choose the penalty on the training spots and solve."""
         c = self.config
-        parts = [
-            (self._inputs(batch), batch.measured, learnt_stripes(batch) if c.selection == "stripes" else batch.spot)
-            for batch in batches
-        ]
-        x, y, folds = (torch.cat(part) for part in zip(*parts, strict=True))
+        gathered = Gathered()
+        for batch in batches:
+            folds = learnt_stripes(batch) if c.selection == "stripes" else torch.zeros_like(batch.spot)
+            gathered.add(self._inputs(batch), batch.measured, folds)
         if c.selection == "hest":
-            self.map.solve_hest(x, y, c.n_components)
+            self.map.solve_hest_gathered(gathered, c.n_components)
             return
         alphas = np.geomspace(c.alpha_min, c.alpha_max, c.n_alphas).tolist()
-        self.map.solve(x, y, alphas, folds if c.selection == "stripes" else None, n_components=c.n_components)
+        self.map.solve_gathered(gathered, alphas, by_fold=c.selection == "stripes", n_components=c.n_components)
 
     def forward(self, batch: Batch) -> Output:
         """Predict (N, M) from the mean local and mean neighbour features."""

@@ -20,7 +20,7 @@ from gdml.models.ridge import stripes
 from .context import MAX_CONTEXT, N_NEAREST, even_subset, nearest_spots
 
 _PARTS = ("tokens", "neighbors")
-_CACHE_BYTES = 1 << 28
+_CACHE_BYTES = 1 << 25
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,17 +97,21 @@ def predict(
     rows = torch.arange(len(data)) if rows is None else rows
     if not module.needs & {"tokens", "neighbors", "nearest"}:
         batch_size = max(batch_size, data.max_context)  # spots are light then
-    found: list[list[Tensor]] = [[], []]
-    ordered, back = rows.sort()
+    ordered, places = rows.sort()
+    found: dict[str, Tensor] = {}
+    start = 0
     with fabric.autocast():
         for batch in data.in_order(ordered, batch_size, module.needs, fabric.device):
             output = module(batch)
-            for held, part in zip(found, (output.prediction, output.embedding), strict=True):
-                if part is not None:
-                    held.append(part.float().cpu())
-    back = back.argsort()
-    prediction, embedding = (torch.cat(held)[back] if held else None for held in found)
-    return prediction, embedding  # type: ignore[return-value]
+            here = places[start : start + len(batch)]
+            start += len(batch)
+            for name, part in (("prediction", output.prediction), ("embedding", output.embedding)):
+                if part is None:
+                    continue
+                if name not in found:  # written in place: pieces joined at the end would need twice the memory
+                    found[name] = torch.empty(len(rows), part.shape[1], dtype=torch.float32)
+                found[name][here] = part.float().cpu()
+    return found.get("prediction"), found.get("embedding")  # type: ignore[return-value]
 
 
 def validate(model: SpotModel, data: SpotData, rows: Tensor, fabric: Fabric) -> tuple[NDArray[np.float64], float]:
