@@ -126,7 +126,7 @@ def test_loading_runs_no_code_and_needs_no_anndata(saved):
         "import pickle, sys\n"
         "import torch\n"
         "from gdml.models import list_models\n"
-        "from gdml.training import load\n"
+        "from gdml import load\n"
         "list_models()\n"
         "def refuse(*args, **kwargs): raise RuntimeError('unpickled')\n"
         "pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse\n"
