@@ -25,7 +25,7 @@ def synthetic_scores() -> None:
     train, new = slides[~unseen].copy(), slides[unseen].copy()
     gdml.pp.normalize(train, genes=list(train.var_names))
     for name in ("ridge", "gene-dml"):
-        model = gdml.tl.fit(train, name, groups="patient")
+        model = gdml.tl.fit(train, name, group_key="patient")
         gdml.tl.predict(new, model)
         gdml.tl.evaluate(new)
         pcc, learnable = new.var["gdml_pcc"], new.var["learnable"].to_numpy()
@@ -42,7 +42,7 @@ def same_seed() -> None:
     slides = gdml.datasets.synthetic(n_slides=2, n_patients=2)
     predicted = []
     for seed in (0, 0, 1):
-        model = gdml.tl.fit(slides, groups="patient", seed=seed, device="cpu", max_epochs=5)
+        model = gdml.tl.fit(slides, group_key="patient", seed=seed, device="cpu", max_epochs=5)
         gdml.tl.predict(slides, model, device="cpu")
         predicted.append(slides.obsm["gdml"].to_numpy().copy())
     first, again, other = predicted
