@@ -78,7 +78,7 @@ def test_an_unknown_column():
         (table(IDS), PANEL, r"\(symbols: ACTB, .*human Ensembl ids: ENSG.*put the symbols in a column.*gene_key="),
         (table(PANEL), IDS, "put the human Ensembl ids in a column"),
         (table(["ENSMUSG00000029580"]), IDS, "mouse Ensembl ids: .*two species: put the names of the orthologs"),
-        (table("xyz"), PANEL, "matched by name: symbols or Ensembl ids"),
+        (table("xyz"), PANEL, "matched by name, symbols or Ensembl ids"),
         (table("xyz", name=["ACTB", "ACTB", "ACTB"]), PANEL, "occur more than once.*unique names"),
     ],
 )

@@ -272,7 +272,7 @@ def test_a_model_that_is_gone(fitted, tmp_path):
     adata.uns["gdml"]["fit"] = {**adata.uns["gdml"]["fit"], "model": str(tmp_path / "model")}
     gdml.tl.predict(adata, copy=True)
     shutil.rmtree(tmp_path / "model")
-    with pytest.raises(FileNotFoundError, match="`path` .* does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"records, .*model', does not exist: .*gdml.tl.fit\(adata\)"):
         gdml.tl.predict(adata)
     model.save(tmp_path / "model")
 
