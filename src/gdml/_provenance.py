@@ -7,7 +7,7 @@ computed again.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def array_digest(values: ArrayLike) -> str:
     return hashlib.blake2b(repr(numbers.shape).encode() + numbers.tobytes(), digest_size=_SIZE).hexdigest()
 
 
-def spots_digest(xy: ArrayLike, counts: Any = None) -> str:
+def spots_digest(xy: ArrayLike, counts: Sequence[bytes] | None = None) -> str:
     """Digest of a set of spots: the ordered (position, counts) pairs.
 
     Parameters
@@ -56,14 +56,14 @@ def spots_digest(xy: ArrayLike, counts: Any = None) -> str:
     xy
         (n, 2) spot centres, full-resolution px.
     counts
-        Spots x genes, dense or sparse, rows as in ``xy``; None for spots whose counts play no part.
+        Their :func:`row_digests`, in the order of ``xy``; None for spots whose counts play no part.
 
     Returns
     -------
     Hexadecimal. Spots in another order, or counts paired with other positions, have another digest.
     """
     places = np.ascontiguousarray(xy, "<f8")
-    rows = row_digests(counts) if counts is not None else [b""] * len(places)
+    rows = counts if counts is not None else [b""] * len(places)
     digest = hashlib.blake2b(digest_size=_SIZE)
     for place, row in zip(places, rows, strict=True):
         digest.update(place.tobytes())
@@ -71,19 +71,19 @@ def spots_digest(xy: ArrayLike, counts: Any = None) -> str:
     return digest.hexdigest()
 
 
-def counts_digest(counts: Any) -> str:
+def counts_digest(counts: Sequence[bytes]) -> str:
     """Digest of the counts of a slide, whatever the order of its spots: the same for a copy under another name.
 
     Parameters
     ----------
     counts
-        Spots x genes, dense or sparse.
+        The :func:`row_digests` of its spots.
 
     Returns
     -------
     Hexadecimal.
     """
-    return hashlib.blake2b(b"".join(sorted(row_digests(counts))), digest_size=_SIZE).hexdigest()
+    return hashlib.blake2b(b"".join(sorted(counts)), digest_size=_SIZE).hexdigest()
 
 
 def row_digests(counts: Any) -> list[bytes]:

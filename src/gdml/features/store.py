@@ -124,10 +124,10 @@ class FeatureStore:
             self._made = created.st_ino, created.st_mtime_ns
             self._arrays: dict[str, zarr.Array] = {}
             self._index, self._size = TileIndex(), 0
-            self._free = np.empty(
-                0, np.int64
-            )  # rows that hold no tile: a writer was killed, or their centres are damaged
-            self._lost: set[int] = set()  # rows of tiles whose features were damaged and removed
+            # rows that hold no tile: a writer was killed, or their centres are damaged
+            self._free = np.empty(0, np.int64)
+            # rows of tiles whose features were damaged and removed
+            self._lost: set[int] = set()
         centers = Rows(self.path / "xy")
         rows = np.concatenate([self._free, np.arange(self._size, centers.shape[0])])
         xy = read_xy(centers, rows)

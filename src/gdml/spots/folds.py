@@ -9,7 +9,7 @@ import torch
 
 from gdml import _keys
 from gdml._errors import did_you_mean
-from gdml._provenance import counts_digest
+from gdml._provenance import counts_digest, row_digests
 from gdml.expression import Normalization, as_normalization
 from gdml.training.compare import FoldData, Slide
 from gdml.training.folds import Fold
@@ -52,7 +52,7 @@ class FoldMaker:
         self, spots: Spots, *, group_key: str | None, normalize: Mapping[str, Any], needs: Collection[str]
     ) -> None:
         self._panel_rule, self.normalization, self.layer = fold_normalization(spots, normalize)
-        counts = spots.counts(self.layer)
+        counts = row_digests(spots.counts(self.layer))
         self._of = spots
         self._with_counts = "counts" in needs
         self.spots, _ = spot_data(spots, group_key=group_key)
@@ -60,7 +60,7 @@ class FoldMaker:
             slide.name: Slide(
                 slide.group,
                 slide_key(spots, slide.name, counts=counts),
-                counts_digest(counts[spots.slides[slide.name]]),
+                counts_digest([counts[row] for row in spots.slides[slide.name]]),
             )
             for slide in self.spots.slides
         }

@@ -1,6 +1,6 @@
 """What the slides of an AnnData are recognised by."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ def fingerprint(spots: Spots, slide: str) -> str:
     return str((spots.record(_keys.TILES) or {})["slides"][slide]["fingerprint"])
 
 
-def slide_key(spots: Spots, slide: str, *, counts: Any = None) -> str:
+def slide_key(spots: Spots, slide: str, *, counts: Sequence[bytes] | None = None) -> str:
     """Key of everything that the numbers of a slide depend on: image, geometry, features, positions and counts.
 
     Parameters
@@ -26,7 +26,7 @@ def slide_key(spots: Spots, slide: str, *, counts: Any = None) -> str:
     slide
         Name of the slide.
     counts
-        Counts or expression of all spots, n_obs x n_genes; None where they play no part.
+        :func:`gdml._provenance.row_digests` of the counts or expression of all spots; None where they play no part.
     """
     tiles, features = spots.record(_keys.TILES) or {}, spots.record(_keys.FEATURES) or {}
     rows, geometry = spots.slides[slide], tiles["slides"][slide]
@@ -40,12 +40,12 @@ def slide_key(spots: Spots, slide: str, *, counts: Any = None) -> str:
             },
             "encoder": {name: str(features[name]) for name in ("identity", "precision", "tokens")},
             "grid": array_digest(spots.grid(slide)),
-            "spots": spots_digest(spots.xy[rows], None if counts is None else counts[rows]),
+            "spots": spots_digest(spots.xy[rows], None if counts is None else [counts[row] for row in rows]),
         }
     )
 
 
-def known_slides(spots: Spots, *, counts: Any = None) -> dict[str, dict[str, str]]:
+def known_slides(spots: Spots, *, counts: Sequence[bytes] | None = None) -> dict[str, dict[str, str]]:
     """Collect what slides are recognised by: ``image`` (fingerprint) and ``key`` (as :func:`slide_key`) of each."""
     return {
         slide: {"image": fingerprint(spots, slide), "key": slide_key(spots, slide, counts=counts)}

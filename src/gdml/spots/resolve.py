@@ -84,10 +84,11 @@ class Spots:
         tiles = _record(adata, key, _keys.TILES) or {}
         library_key = library_key or str(tiles.get("library_key", _keys.LIBRARY))
         spatial_key = spatial_key or str(tiles.get("spatial_key", _keys.SPATIAL))
-        if coordinates:
-            spot_coordinates(adata, spatial_key)
         slides = libraries(adata, library_key, spatial_key=spatial_key)
-        return cls(adata.copy() if copy else adata, key, library_key, spatial_key, slides)
+        spots = cls(adata.copy() if copy else adata, key, library_key, spatial_key, slides)
+        if coordinates:
+            spots.xy  # noqa: B018 checks them
+        return spots
 
     def __len__(self) -> int:
         return self.adata.n_obs

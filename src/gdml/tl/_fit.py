@@ -14,7 +14,7 @@ from anndata import AnnData
 from gdml import _keys
 from gdml._errors import check_count, count, renamed
 from gdml._progress import tell
-from gdml._provenance import provenance_key
+from gdml._provenance import provenance_key, row_digests
 from gdml._settings import settings
 from gdml.spots.provenance import known_slides
 from gdml.spots.resolve import Spots
@@ -172,7 +172,7 @@ def fit(
         normalization = spots.record(_keys.NORMALIZATION) or {}
         tiles, features = spots.record(_keys.TILES) or {}, spots.record(_keys.FEATURES) or {}
         data = _training_data(spots, measured, group_key, model_class.needs)
-        slides = known_slides(spots, counts=measured.to_numpy(np.float32))
+        slides = known_slides(spots, counts=row_digests(measured.to_numpy()))
         model_config = model_class.adapt(model_config, normalization)
         smooth = bool(normalization["smooth"])
         split = make_split(data, validation, validation_fraction, group_key, seed, smooth=smooth)

@@ -1,7 +1,5 @@
 """Train and score every model on every fold with every seed, keeping what is finished."""
 
-import hashlib
-import inspect
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from gdml.expression import Normalization
 
 from .candidates import Candidate
 from .candidates import Protocol as Rules
+from .code import code_digest
 from .data import SpotData
 from .fitting import fit_model
 from .folds import Fold
@@ -167,7 +166,7 @@ class Plan:
         slides = self.source.slides
         return {
             "model": candidate.name,
-            "code": _code(candidate.model),
+            "code": code_digest(candidate.model),
             "config": asdict(candidate.config),
             "training": loop,
             "seed": int(seed),
@@ -308,16 +307,6 @@ def _train_and_predict(
         raise FloatingPointError("The predictions hold NaN or infinite values.")
     high = () if run.validation_pcc is None else metrics.top_genes(run.validation_pcc[None], N_HIGH)
     return Finished(prediction, time.perf_counter() - start, n_epochs, tuple(map(int, high)), module.n_parameters)
-
-
-def _code(model: type) -> str:
-    """Hash of the file or cell that a model is written in: a changed model is another model."""
-    try:
-        module = inspect.getmodule(model) if model.__module__ != "__main__" else None
-        text = inspect.getsource(module or model)
-    except (OSError, TypeError):  # typed at a prompt
-        text = model.__qualname__
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _parts(plan: Plan, data: FoldData) -> list[NDArray[np.intp]]:
