@@ -1,10 +1,13 @@
-"""The marker of a folder that gdml made: folders without it are never listed, cleared or overwritten."""
+"""Folders that gdml writes to: marked as its own, since no others are listed, cleared or overwritten, and tried first."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 NAME = "gdml.json"
+#: What decides the folder of the cache, for messages.
+CACHE_DIR = "gdml.settings.cache_dir (set by GDML_CACHE_DIR)"
 
 
 def mark(folder: Path, kind: str, **about: Any) -> None:
@@ -37,3 +40,30 @@ def marked(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and isinstance(found.get("gdml"), str) else None
+
+
+def check_writable(folder: Path, what: str, name: str) -> None:
+    """Write a small file to a folder, or to the nearest existing folder above it, and remove it again.
+
+    Parameters
+    ----------
+    folder
+        Folder to try; it need not exist.
+    what
+        What is to be written there, in the plural.
+    name
+        What decides the folder, for messages.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written, of the kind that the system raised (PermissionError, ...).
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".gdml-probe-", dir=existing) as probe:
+            (Path(probe) / "probe").write_bytes(bytes(4096))
+    except OSError as error:
+        raise type(error)(
+            f"{what} cannot be written to {str(folder)!r} ({error.strerror or error}); choose another folder with {name}."
+        ) from error

@@ -351,7 +351,7 @@ def test_a_cache_that_cannot_be_written_to_is_found_before_anything_is_encoded(t
     encoder = Mean()
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(gdml.settings, "cache_dir", tmp_path / "file")
-    with pytest.raises(OSError, match=r"cannot be written.*gdml.settings.cache_dir, set by GDML_CACHE_DIR"):
+    with pytest.raises(OSError, match=r"cannot be written.*gdml.settings.cache_dir \(set by GDML_CACHE_DIR\)"):
         gdml.pp.embed(adata, encoder, image=images)
     with pytest.raises(OSError, match="cannot be written.*choose another folder with `cache_dir`"):
         gdml.pp.embed(adata, encoder, image=images, cache_dir=tmp_path / "file")
@@ -367,7 +367,7 @@ def test_a_disk_that_fills_up_is_named(monkeypatch):
     monkeypatch.setattr(FeatureStore, "append", full)
     with pytest.raises(OSError, match="No space left") as error:
         gdml.pp.embed(adata, Mean(), image=images)
-    assert "gdml.settings.cache_dir, set by GDML_CACHE_DIR" in error.value.__notes__[0]
+    assert "gdml.settings.cache_dir (set by GDML_CACHE_DIR)" in error.value.__notes__[0]
 
 
 def test_a_damaged_store_is_refused_and_mended():

@@ -6,9 +6,8 @@ import json
 import pytest
 
 import gdml
-from gdml._marker import marked
+from gdml._marker import check_writable, marked
 from gdml.training import TrainedModel
-from gdml.training.trained import check_writable
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def a_file(tmp_path):
 
 
 def test_save_to_is_probed_before_training(ready, a_file, no_training):
-    with pytest.raises(OSError, match=r"cannot be saved in '.*file/model'.*Choose another folder with save_to="):
+    with pytest.raises(OSError, match=r"Models cannot be written to '.*file'.*choose another folder with save_to="):
         gdml.tl.fit(ready, "ridge", save_to=a_file / "model")
     assert "fit" not in ready.uns["gdml"]
 
@@ -40,12 +39,12 @@ def test_a_refused_permission_keeps_its_kind(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    with pytest.raises(PermissionError, match="Permission denied. Choose another folder with save_to="):
-        check_writable(tmp_path / "model", "save_to=")
+    with pytest.raises(PermissionError, match="Permission denied.*choose another folder with save_to="):
+        check_writable(tmp_path / "model", "Models", "save_to=")
 
 
 def test_a_probe_leaves_nothing_behind(tmp_path):
-    check_writable(tmp_path / "deep" / "model", "save_to=")
+    check_writable(tmp_path / "deep" / "model", "Models", "save_to=")
     assert list(tmp_path.iterdir()) == []
 
 

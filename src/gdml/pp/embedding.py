@@ -1,7 +1,6 @@
 """Encode the tiles of resolved spots, and store the features on disk."""
 
 import errno
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from scanpy import logging as logg
 
 from gdml import _keys
 from gdml._errors import check_count, count, did_you_mean, some
+from gdml._marker import CACHE_DIR, check_writable
 from gdml._progress import bar, tell
 from gdml._settings import settings
 from gdml.features import FeatureBank
@@ -111,15 +111,8 @@ def _extractor(
 @contextmanager
 def _stored_in(folder: Path, from_settings: bool) -> Iterator[None]:
     """Try to write to the folder of the stores first, and name the setting behind it where the disk is full."""
-    name = "gdml.settings.cache_dir, set by GDML_CACHE_DIR" if from_settings else "`cache_dir`"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))
-    except OSError as error:
-        raise type(error)(
-            f"Features cannot be written to {str(folder)!r} ({error.strerror}); choose another folder with {name}."
-        ) from error
+    name = CACHE_DIR if from_settings else "`cache_dir`"
+    check_writable(folder, "Features", name)
     try:
         yield
     except OSError as error:

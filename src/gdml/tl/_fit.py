@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from gdml import _keys
 from gdml._errors import check_count, count, renamed
+from gdml._marker import CACHE_DIR, check_writable
 from gdml._progress import tell
 from gdml._provenance import provenance_key, row_digests
 from gdml._settings import settings
@@ -226,15 +227,13 @@ def fit(
 
 def _check_target(save_to: str | os.PathLike[str] | None, overwrite: bool) -> None:
     """Refuse a folder that the model cannot be saved in before it is trained."""
-    from gdml.training.trained import check_target, check_writable
+    from gdml.training.trained import check_target
 
     if save_to is None:
-        check_writable(
-            settings.cache_dir / "models" / "model", "save_to=, or gdml.settings.cache_dir (set by GDML_CACHE_DIR)"
-        )
+        check_writable(settings.cache_dir / "models", "Models", f"save_to=, or {CACHE_DIR}")
     else:
         check_target(save_to, overwrite=overwrite, name="save_to")
-        check_writable(save_to, "save_to=")
+        check_writable(Path(save_to).expanduser().absolute().parent, "Models", "save_to=")
 
 
 def _training_data(spots: Spots, measured: pd.DataFrame, group_key: str | None, needs: Collection[str]) -> "SpotData":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gdml._marker import mark
+from gdml._marker import CACHE_DIR, check_writable, mark
 
 _RECORD, _VALUES = "run.json", "prediction.safetensors"
 _FORMAT = "gdml-run"
@@ -62,15 +62,7 @@ class RunStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=root) as file:
-                file.write(b"gdml")
-        except OSError as error:
-            raise type(error)(
-                f"Finished runs cannot be kept in {str(root)!r} ({error.strerror}). Choose another folder with save_to=, or "
-                "gdml.settings.cache_dir (set by GDML_CACHE_DIR)."
-            ) from error
+        check_writable(root, "Finished runs", f"save_to=, or {CACHE_DIR}")
 
     def read(self, key: str, shape: tuple[int, int]) -> Finished | None:
         """Read a finished run; None where there is none, or it is damaged.
@@ -128,6 +120,7 @@ class RunStore:
         raw = save({"prediction": np.ascontiguousarray(run.prediction, np.float32)})
         numbers = {k: v for k, v in asdict(run).items() if k != "prediction"}
         record = {"format": _FORMAT, **numbers, "about": dict(about), "sha256": hashlib.sha256(raw).hexdigest()}
+        self.root.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=self.root))
         try:
             (made / _VALUES).write_bytes(raw)

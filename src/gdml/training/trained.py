@@ -219,33 +219,6 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool, name: str = "
         )
 
 
-def check_writable(path: str | os.PathLike[str], name: str) -> None:
-    """Find out whether a model can be saved in a folder, without leaving anything behind.
-
-    Parameters
-    ----------
-    path
-        Folder to save in; it need not exist.
-    name
-        What decides the folder, for messages.
-
-    Raises
-    ------
-    OSError
-        If it cannot, of the kind that the system raised (PermissionError, ...).
-    """
-    target = Path(path).expanduser().absolute()
-    existing = next(folder for folder in target.parents if folder.exists())
-    try:
-        with tempfile.TemporaryDirectory(prefix=".gdml-probe-", dir=existing) as probe:
-            (Path(probe) / _RECORD).write_text("{}", encoding="utf-8")
-    except OSError as error:
-        text = (
-            f"A model cannot be saved in {str(target)!r}: {error.strerror or error}. Choose another folder with {name}."
-        )
-        raise type(error)(text) from error
-
-
 def _is_model(folder: Path) -> bool:
     """Whether gdml saved a model there; version 1 had no marker."""
     if (marked(folder) or {}).get("gdml") == _KIND:
