@@ -1,6 +1,7 @@
 import pytest
 
 import gdml
+from gdml.training import compare
 
 N_GENES = 30
 
@@ -51,3 +52,17 @@ def fitted(_fitted):
     """A copy of the spots that a ridge was fitted on, and the ridge."""
     adata, model = _fitted
     return adata.copy(), model
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Labels of the runs that were trained, not read from disk."""
+    done = []
+    original = compare._train_and_predict
+
+    def record(plan, data, candidate, seed, show):
+        done.append((candidate.label, data.fold.name, seed))
+        return original(plan, data, candidate, seed, show)
+
+    monkeypatch.setattr(compare, "_train_and_predict", record)
+    return done

@@ -53,7 +53,7 @@ class FoldMaker:
     ) -> None:
         self._panel_rule, self.normalization, self.layer = fold_normalization(spots, normalize)
         counts = row_digests(spots.counts(self.layer))
-        self._of = spots
+        self._resolved = spots
         self._with_counts = "counts" in needs
         self.spots, _ = spot_data(spots, group_key=group_key)
         self.slides = {
@@ -75,25 +75,27 @@ class FoldMaker:
         """
         rule = self._panel_rule
         on_all = rule.get("method") == "hest"
-        rows = None if on_all else np.sort(np.concatenate([self._of.slides[slide] for slide in fold.train]))
+        rows = None if on_all else np.sort(np.concatenate([self._resolved.slides[slide] for slide in fold.train]))
         try:
-            chosen, _ = choose_panel(self._of, layer=self.layer, rows=rows, **rule)
+            chosen, _ = choose_panel(self._resolved, layer=self.layer, rows=rows, **rule)
         except ValueError as error:
             raise ValueError(f"Fold {fold.name!r}: {error} They are arguments of `normalize`.") from error
-        return list(self._of.adata.var_names[chosen])
+        return list(self._resolved.adata.var_names[chosen])
 
     def make(self, fold: Fold, panel: list[str]) -> FoldData:
         """Bring the expression of the panel genes to scale, slide by slide, for all slides of the fold."""
         names = [*fold.train, *fold.test]
-        rows = [self._of.slides[slide] for slide in names]
+        rows = [self._resolved.slides[slide] for slide in names]
         expression = np.empty((sum(map(len, rows)), len(panel)), np.float32)
         counts = np.empty_like(expression) if self._with_counts else None
         start = 0
         for of_slide in rows:
             part = slice(start, start := start + len(of_slide))
-            expression[part] = measured_expression(self._of, panel, self.normalization, layer=self.layer, rows=of_slide)
+            expression[part] = measured_expression(
+                self._resolved, panel, self.normalization, layer=self.layer, rows=of_slide
+            )
             if counts is not None:
-                counts[part] = panel_counts(self._of, pd.Index(panel), self.layer, of_slide)
+                counts[part] = panel_counts(self._resolved, pd.Index(panel), self.layer, of_slide)
         both = self.spots.select([self.spots.names.index(slide) for slide in names])
         both.expression = torch.from_numpy(expression)
         both.counts = None if counts is None else torch.from_numpy(counts)
