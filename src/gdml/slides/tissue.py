@@ -77,7 +77,8 @@ def tissue_from_mask(mask: ArrayLike, slide_size: tuple[int, int]) -> TissueMap:
 def _binary(values: NDArray) -> NDArray[np.bool_]:
     """Mask as booleans; 0 and one other value, such as 1 or 255."""
     found = np.unique(values)
-    if values.dtype.kind not in "buif" or len(found) > 2 or (len(found) == 2 and found[0] != 0) or found[0] < 0:
+    numbers = values.dtype.kind in "buif" and np.isfinite(found).all() and found[0] >= 0
+    if not numbers or len(found) > 2 or (len(found) == 2 and found[0] != 0):
         some = ", ".join(str(value) for value in found[:5]) + (", ..." if len(found) > 5 else "")
         raise ValueError(
             f"The mask must have two values, 0 where there is no tissue and another one where there is; found "
