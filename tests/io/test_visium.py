@@ -109,14 +109,18 @@ def test_the_raw_matrix_and_spots_off_the_tissue(run_folder, array_positions, ra
     assert ("8 spots off the tissue" in log.getvalue()) == in_tissue
 
 
-def test_repeated_symbols_get_the_suffix_of_scanpy(run_folder, array_positions, random_counts, log):
+@pytest.mark.parametrize("matrix", ["h5", "mtx"])
+def test_repeated_symbols_get_the_suffix_of_scanpy(run_folder, array_positions, random_counts, log, matrix):
     positions = array_positions()
     counts = random_counts(list(positions.index[positions["in_tissue"] == 1]), n_genes=4)
     counts.columns = ["A", "TBCE", "TBCE", "TBCE"]
-    run = run_folder(counts=counts)
+    run = run_folder(counts=counts, matrix=matrix)
     adata = read_visium(run.outs)
-    expected = sc.read_10x_h5(run.outs / "filtered_feature_bc_matrix.h5")
-    expected.var_names_make_unique()
+    if matrix == "h5":
+        expected = sc.read_10x_h5(run.outs / "filtered_feature_bc_matrix.h5")
+        expected.var_names_make_unique()
+    else:
+        expected = sc.read_10x_mtx(run.outs / "filtered_feature_bc_matrix")
     assert list(adata.var_names) == list(expected.var_names) == ["A", "TBCE", "TBCE-1", "TBCE-2"]
     np.testing.assert_array_equal(adata.X.toarray(), counts)
     assert "2 repeated gene symbols got a suffix" in log.getvalue()
