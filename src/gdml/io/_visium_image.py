@@ -183,7 +183,12 @@ def _fitting(folder: Path, downscaled: Downscaled) -> dict[Path, float | None]:
     fitting: dict[Path, float | None] = {}
     if not folder.is_dir():
         return fitting
-    for path in sorted({path.resolve() for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}):
+    try:
+        paths = sorted({path.resolve() for path in folder.iterdir() if path.suffix.lower() in SUFFIXES})
+    except PermissionError as err:  # the folder around the run may be somebody else's
+        logg.info(f"no full-resolution image searched in {str(folder)!r}: {err}")
+        return fitting
+    for path in paths:
         try:
             slide = open_slide(path)
         except (ValueError, FileNotFoundError) as err:
