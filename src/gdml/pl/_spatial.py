@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import check_count, check_number, did_you_mean
+from gdml.spots.container import table_of
 from gdml.spots.coordinates import libraries
 
 from ._common import finish, given_axes, model_names
@@ -118,6 +119,7 @@ def spatial_pred(
     """
     if scale not in (*SCALES, None):
         raise ValueError(f"`scale` is {scale!r}; it must be 'minmax', 'robust' or None.")
+    adata = table_of(adata)
     keys = [key] if isinstance(key, str) else list(dict.fromkeys(key))
     if not keys:
         raise ValueError("`key` is empty; name at least one model.")

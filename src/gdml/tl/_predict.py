@@ -177,6 +177,7 @@ def predict_spots(
     from gdml.training.trained import weights_digest
 
     adata, key = spots.adata, spots.key
+    spots.xy  # noqa: B018 checks them
     on = resolve_device(device)
     fabric = make_fabric(on, precision=precision)
     check_count("batch_size", batch_size)
