@@ -14,7 +14,6 @@ from gdml._errors import count, did_you_mean, some
 from gdml._progress import tell
 from gdml.slides import Slide, open_slide
 from gdml.slides.patches import patch_hash
-from gdml.slides.thumbnail import thumbnail
 from gdml.spots.container import ATTRS, Placed, agrees, is_spatialdata, place, region_keys, table_name
 from gdml.spots.coordinates import check_adata, libraries
 from gdml.spots.images import slide_entry
@@ -177,15 +176,10 @@ def _entry(sdata: Any, stored: Mapping[str, Any], placed: Placed, same: bool) ->
     """Entry of a slide in ``uns["spatial"]``; what the table has of it is kept where its coordinates are the ``same``."""
     factors = dict(stored.get("scalefactors", {})) if same else {}
     metadata = dict(stored.get("metadata", {}))
-    factors |= placed.scalefactors
+    images, of_images = placed.thumbnails({"hires": HIRES_PX, "lowres": LOWRES_PX})
+    factors |= placed.scalefactors() | of_images
     if np.isfinite(placed.diameter):
         factors.setdefault("fiducial_diameter_fullres", placed.diameter)
-    images = {}
-    for name, side in (("hires", HIRES_PX), ("lowres", LOWRES_PX)):
-        small = thumbnail(placed.slide, side)
-        if small is not None:
-            images[name] = small
-            factors[f"tissue_{name}_scalef"] = max(small.shape[:2]) / max(placed.slide.size)
     path = _path_of(sdata, placed, metadata.pop(_keys.IMAGE_PATH, None))
     return {
         "images": images,

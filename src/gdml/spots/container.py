@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gdml._errors import did_you_mean, some
 from gdml.slides import Slide
 from gdml.slides.spatialdata import GLOBAL, NAME, TOLERANCE, matrix, open_pixels
+from gdml.slides.thumbnail import thumbnail
 
 ATTRS = "spatialdata_attrs"  # uns of a table: which elements it annotates
 _DOWNSCALED = ("_hires_image", "_lowres_image")  # spatialdata-io's names
@@ -41,12 +42,18 @@ class Placed:
     diameter: float
     slide: Slide
 
-    @property
     def scalefactors(self) -> dict[str, float]:
-        """What the shapes say of the size of the spots, as in Visium's scale factors."""
+        """Size of the spots by their shapes, as in Visium's scale factors."""
         found = {"spot_diameter_fullres": self.diameter} if np.isfinite(self.diameter) else {}
         bins = _BIN.search(self.region)
         return found | ({"bin_size_um": float(bins[1])} if bins else {})
+
+    def thumbnails(self, sides: Mapping[str, int]) -> tuple[dict[str, NDArray[np.uint8]], dict[str, float]]:
+        """Make thumbnails at most so many px long, with their scale factors; none of an image too large to read."""
+        images = {name: thumbnail(self.slide, side) for name, side in sides.items()}
+        found = {name: image for name, image in images.items() if image is not None}
+        longest = max(self.slide.size)
+        return found, {f"tissue_{name}_scalef": max(image.shape[:2]) / longest for name, image in found.items()}
 
 
 def is_spatialdata(data: Any) -> bool:

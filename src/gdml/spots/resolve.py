@@ -138,14 +138,24 @@ class Spots:
         """Image of a slide in the SpatialData, in its own pixels; None of an AnnData."""
         return self.placed[slide].slide if slide in self.placed else None
 
-    def entry(self, slide: str) -> Mapping[str, Any]:
-        """Collect what is known of a slide: its entry in ``uns``, and the size of the shapes of a SpatialData."""
+    def entry(self, slide: str, thumbnails: Mapping[str, int] | None = None) -> Mapping[str, Any]:
+        """Collect what is known of a slide: its entry in ``uns``, and what the elements of a SpatialData add.
+
+        Parameters
+        ----------
+        slide
+            Name of the slide.
+        thumbnails
+            Names and longest sides, px, of the images to make of a slide in a SpatialData.
+        """
         entry = slide_entry(self.adata, slide, self.spatial_key)
         if slide not in self.placed:
             return entry
         self.xy  # noqa: B018 decides whether the table's coordinates, and so its scale factors, are those of the image
         own = {} if self.spatial_key == _keys.centers(self.key) else entry.get("scalefactors", {})
-        return {**entry, "scalefactors": {**self.placed[slide].scalefactors, **own}}
+        images, factors = self.placed[slide].thumbnails(thumbnails or {})
+        factors = {**self.placed[slide].scalefactors(), **own, **factors}
+        return {**entry, "images": {**entry.get("images", {}), **images}, "scalefactors": factors}
 
     @cached_property
     def library(self) -> NDArray[np.str_]:
