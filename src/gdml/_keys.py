@@ -54,6 +54,11 @@ def neighbor_mask(key: str = KEY) -> str:
     return f"{key}_neighbor_mask"
 
 
+def centers(key: str = KEY) -> str:
+    """Obsm of the table of a SpatialData: spot centres, px of the image, where ``spatial`` holds other coordinates."""
+    return f"{key}_spatial"
+
+
 def panel(key: str = KEY) -> str:
     """Var: bool, the modelled genes."""
     return f"{key}_panel"

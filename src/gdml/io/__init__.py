@@ -1,9 +1,11 @@
-"""Readers: from files to AnnData."""
+"""Readers and writers: from files and other containers to AnnData, and back."""
 
+from ._from_spatialdata import from_spatialdata
 from ._st import read_st
+from ._to_spatialdata import to_spatialdata
 from ._visium import read_visium
 
-__all__ = ["read_st", "read_visium"]
+__all__ = ["from_spatialdata", "read_st", "read_visium", "to_spatialdata"]
 
 
 def __dir__() -> list[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import check_count, check_number, did_you_mean
+from gdml.spots.container import table_of
 
 from ._common import BLACK, BLUE, GREY, ORANGE, add_legend, bare, finish, given_axes
 from ._spot_colors import SpotColors, spot_colors
@@ -100,6 +101,7 @@ def embedding(
     if size is not None:
         check_number("size", size, above=0)
     check_count("seed", seed, at_least=0)
+    adata = table_of(adata)
     image, profile = _embeddings(adata, basis, expression)
     if pairs and profile is None:
         raise KeyError(

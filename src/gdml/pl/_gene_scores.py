@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import check_count, did_you_mean
+from gdml.spots.container import table_of
 
 from ._common import BLUE, GREY, RED, bare, finish, given_axes, spread
 from ._gene_curves import Scores, draw_curves, scores_of_models
@@ -80,7 +81,7 @@ def gene_scores(
     >>> gdml.pl.gene_scores(adata, genes=["FASN", "GNAS"])  # doctest: +SKIP
     """
     check_count("n_labels", n_labels, at_least=0)
-    models = scores_of_models(adata, key)
+    models = scores_of_models(table_of(adata), key)
     own = ax is None
     size = (5.6, 3.8) if len(models) == 1 else (6.4, 4.2)
     ax = plt.subplots(figsize=size, layout="constrained")[1] if ax is None else given_axes(ax, 1)[0]

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from gdml import _keys
+from gdml.spots.container import table_of
 
 from ._common import BLACK, BLUE, GREEN, GREY, ORANGE, RED, bare, finish, given_axes, spread
 
@@ -95,6 +96,7 @@ def history(
 
 def _history(model: Any, key: str) -> tuple[dict[str, NDArray[np.float64]], float | None]:
     """Curves with values, and the selected epoch."""
+    model = table_of(model, "model")
     if isinstance(model, AnnData):
         fit = model.uns.get(key, {}).get(_keys.FIT, {})
         record, best, where = fit.get("history"), fit.get("best_epoch"), f"adata.uns[{key!r}]['fit']"

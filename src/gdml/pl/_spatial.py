@@ -1,6 +1,6 @@
 """Maps of measured and predicted expression."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import check_count, check_number, did_you_mean
+from gdml.spots.container import is_spatialdata, table_of
 from gdml.spots.coordinates import libraries
+from gdml.spots.resolve import Spots
 
 from ._common import finish, given_axes, model_names
 from ._figure import new_axes, new_grid
 from ._spatial_draw import SCALES, draw_group, draw_rows
 from ._spatial_groups import find_groups, home_of, unit_of
 from ._spots import spot_layout
+
+_HIRES_PX = 2000  # of the image of a SpatialData, under the spots
 
 
 def spatial_pred(
@@ -118,6 +122,7 @@ def spatial_pred(
     """
     if scale not in (*SCALES, None):
         raise ValueError(f"`scale` is {scale!r}; it must be 'minmax', 'robust' or None.")
+    data, adata = adata, table_of(adata)
     keys = [key] if isinstance(key, str) else list(dict.fromkeys(key))
     if not keys:
         raise ValueError("`key` is empty; name at least one model.")
@@ -134,8 +139,10 @@ def spatial_pred(
     slides = _slides(adata, library_key, library_id)
     genes = [genes] if isinstance(genes, str) else list(genes)
     groups = find_groups(adata, genes, slides, keys)
+    entries = _entries(data, home, library_key, slides, img)
     layouts = {
-        name: spot_layout(adata, name, rows, shape=shape, size=size, img=img, key=home) for name, rows in slides.items()
+        name: spot_layout(adata, name, rows, shape=shape, size=size, img=img, key=home, entry=entries.get(name))
+        for name, rows in slides.items()
     }
     unit = unit_of(adata, keys)
     several = len(slides) > 1
@@ -160,6 +167,14 @@ def spatial_pred(
         named = several and (ax is not None or i % ncols == 0)
         draw_group(own, group, layout, scale, cmap, unit, row_label=named)
     return finish(np.array(axes, dtype=object), show, return_fig)
+
+
+def _entries(data: Any, key: str, library_key: str, slides: Iterable[str], img: bool) -> dict[str, Mapping[str, Any]]:
+    """Size of the spots and thumbnail of each slide of a SpatialData; empty of an AnnData, which has them in ``uns``."""
+    if not is_spatialdata(data):
+        return {}
+    spots = Spots.resolve(data, key=key, library_key=library_key)
+    return {name: spots.entry(name, {"hires": _HIRES_PX} if img else None) for name in slides}
 
 
 def _slides(adata: AnnData, library_key: str, library_id: str | Sequence[str] | None) -> dict[str, NDArray[np.intp]]:

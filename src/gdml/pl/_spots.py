@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gdml import _keys
 from gdml._errors import did_you_mean, some
 from gdml.slides.geometry import grid_kind, um_per_px_from_grid, um_per_px_from_neighbors
+from gdml.spots.images import slide_entry
 from gdml.spots.scale import PITCH_UM
 
 SHAPES = {"hex": 6, "square": 4, "circle": 0}
@@ -40,9 +41,17 @@ class SpotLayout:
 
 
 def spot_layout(
-    adata: AnnData, library: str, rows: NDArray[np.intp], *, shape: str | None, size: float, img: bool, key: str
+    adata: AnnData,
+    library: str,
+    rows: NDArray[np.intp],
+    *,
+    shape: str | None,
+    size: float,
+    img: bool,
+    key: str,
+    entry: Mapping[str, Any] | None = None,
 ) -> SpotLayout:
-    """Layout of the spots of a slide.
+    """Layout of the spots of a slide; ``entry`` in place of that in ``uns["spatial"]``.
 
     Raises
     ------
@@ -55,9 +64,7 @@ def spot_layout(
         raise ValueError(f"`shape` is {shape!r}. {did_you_mean(str(shape), SHAPES)}")
     tiles = adata.uns.get(key, {}).get(_keys.TILES, {})
     xy = np.asarray(adata.obsm[str(tiles.get("spatial_key", _keys.SPATIAL))], np.float64)[rows]
-    visium: Mapping[str, Any] = next(
-        (entry for name, entry in adata.uns.get(_keys.SPATIAL, {}).items() if str(name) == library), {}
-    )
+    visium = slide_entry(adata, library) if entry is None else entry
     grid = [adata.obs[k].to_numpy()[rows] for k in (_keys.ARRAY_ROW, _keys.ARRAY_COL) if k in adata.obs]
     kind = grid_kind(*grid) if len(grid) == 2 else None
     shape = shape or ("hex" if kind == "hex" else "circle")

@@ -151,7 +151,12 @@ def _encode(
 
         for name, rows in spots.slides.items():
             progress.set_description(f"embed {name}", refresh=False)
-            slide, scale = open_tiled(spots.adata, name, image, key=spots.key), tiles["slides"][name]
+            slide, scale = (
+                open_tiled(
+                    spots.adata, name, image, key=spots.key, own=None if image is not None else spots.image(name)
+                ),
+                tiles["slides"][name],
+            )
             centers, inside = neighbor_tiles(spots.xy[rows], scale, int(tiles["n_side"]), neighbors)
             try:
                 embedded[name] = embed_slide(slide, scale, extractor, spots.xy[rows], centers[inside], folder, update)

@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 from ._resample import as_rgb8
 from ._slide import PixelSlide
-
-# The fingerprint of a lazily loaded image is that of a grid of patches: reading all of it may be slow.
-_PATCHES, _PATCH_PX = 8, 128
+from .patches import patch_hash
 
 
 class ArraySlide(PixelSlide):
@@ -28,7 +26,7 @@ class ArraySlide(PixelSlide):
     """
 
     def __init__(self, array: NDArray, *, name: str = "array") -> None:
-        _check(array.shape, array.dtype, name)
+        check_pixels(array.shape, array.dtype, name)
         as_rgb8(array[:: max(1, array.shape[0] // 512), :: max(1, array.shape[1] // 512)], name)
         super().__init__(name, [(array.shape[1], array.shape[0])])
         self._array = array
@@ -59,7 +57,7 @@ class LazySlide(PixelSlide):
 
     def __init__(self, array: Any, *, name: str = "image", overview: Any = None) -> None:
         array = _y_x_channel(array, name)
-        _check(array.shape, array.dtype, name)
+        check_pixels(array.shape, array.dtype, name)
         super().__init__(name, [(array.sizes["x"], array.sizes["y"])])
         self._array = array
         self._overview = overview
@@ -74,13 +72,7 @@ class LazySlide(PixelSlide):
         return super().thumbnail(longest) if small is None else small.thumbnail(longest)
 
     def _hash(self) -> str:
-        width, height = self.size
-        digest = blake2b(repr((width, height, str(self._array.dtype))).encode(), digest_size=16)
-        for top in np.unique(np.linspace(0, max(height - _PATCH_PX, 0), _PATCHES).astype(int)):
-            for left in np.unique(np.linspace(0, max(width - _PATCH_PX, 0), _PATCHES).astype(int)):
-                patch = self._pixels(0, left, top, min(left + _PATCH_PX, width), min(top + _PATCH_PX, height))
-                digest.update(np.ascontiguousarray(patch).data)
-        return digest.hexdigest()
+        return patch_hash(self, self._array.dtype)
 
 
 def _y_x_channel(array: Any, name: str) -> Any:
@@ -90,7 +82,8 @@ def _y_x_channel(array: Any, name: str) -> Any:
     return array.squeeze([d for d in array.dims if d not in ("y", "x", rest[0])]).transpose("y", "x", rest[0])
 
 
-def _check(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
+def check_pixels(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
+    """Refuse an array that is no RGB image, with a ValueError."""
     if len(shape) != 3 or shape[2] not in (3, 4) or 0 in shape:
         first = len(shape) == 3 and shape[0] in (3, 4)
         mend = "move the channels last: np.moveaxis(image, 0, -1)" if first else "pass an RGB image"

@@ -159,12 +159,33 @@ class FlatSlide(_FileSlide):
         while self._strips and self._top + len(self._strips[0]) <= top - _STRIP:
             self._top += len(self._strips.popleft())
 
+    def decoded(self) -> "DecodedSlide":
+        """Decode all of it, for regions in any order."""
+        return DecodedSlide(self._path)
+
     def close(self) -> None:
         """Free the rows in memory and the decoder; a later read starts a new pass."""
         with self._lock:
             self._source = self._reader = None
             self._strips.clear()
             self._top = self._next = 0
+
+
+class DecodedSlide(_FileSlide):
+    """A slide in a file without tiles, decoded once: in memory, or beyond 100 MB in a temporary file of libvips."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._image = _as_rgb(pyvips.Image.new_from_file(str(path), fail_on="error"), path)
+        except pyvips.Error as error:
+            raise _unreadable(path, error) from error
+        super().__init__(path, [(self._image.width, self._image.height)], (0.0, 0.0), "")
+
+    def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        try:
+            return self._image.crop(left, top, right - left, bottom - top).numpy()
+        except pyvips.Error as error:
+            raise self._broken(error) from error
 
 
 def open_file(path: Path) -> PixelSlide:

@@ -1,7 +1,6 @@
 """Opening an image, whatever holds it."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +9,26 @@ import numpy as np
 from ._array import ArraySlide, LazySlide
 from ._slide import Slide
 from .scaled import ScaledSlide
-from .thumbnail import LONGEST
-
-_COORDINATES = "global"  # SpatialData's default coordinate system
-_SPATIALDATA = "SpatialData image"
+from .spatialdata import is_element, open_placed
 
 
-def open_slide(source: Any, *, um_per_px: float | None = None) -> Slide:
+def open_slide(source: Any, *, um_per_px: float | None = None, coordinate_system: str | None = None) -> Slide:
     """Open an image from a file, an array or a container.
 
     Parameters
     ----------
     source
-        - path of an image file;
+        - path of an image file, or of an image in a SpatialData store or another OME-Zarr (``"x.zarr/images/name"``),
+          in its pixels;
         - array (height, width, 3 or 4), uint8 or float in [0, 1];
-        - image of a SpatialData object (DataArray or multi-scale DataTree). Coordinates are then those of its
-          coordinate system: ``"global"``, or its only one. The transformation to it may scale and shift;
+        - image of a SpatialData object (DataArray or multi-scale DataTree), in the coordinates of
+          ``coordinate_system``. The transformation to it may scale and shift;
         - squidpy ``ImageContainer`` with one RGB layer;
         - a :class:`Slide`, which is returned as it is.
     um_per_px
         Micrometres per full-resolution px; by default from the metadata.
+    coordinate_system
+        Of an image of a SpatialData object; None: ``"global"``, or its only one.
 
     Returns
     -------
@@ -39,9 +38,11 @@ def open_slide(source: Any, *, um_per_px: float | None = None) -> Slide:
     ------
     FileNotFoundError
         If the file does not exist.
+    KeyError
+        If the image has no such coordinate system.
     ValueError
-        If the image cannot be read, its transformation does more than scale and shift, or ``um_per_px`` is not
-        positive.
+        If the image cannot be read, its transformation does more than scale and shift, it has several coordinate
+        systems and none is named, or ``um_per_px`` is not positive.
     TypeError
         If ``source`` is none of the above.
 
@@ -56,7 +57,7 @@ def open_slide(source: Any, *, um_per_px: float | None = None) -> Slide:
     """
     if um_per_px is not None and not (np.isfinite(um_per_px) and um_per_px > 0):
         raise ValueError(f"`um_per_px` must be positive, found {um_per_px}.")
-    slide = _open(source)
+    slide = open_placed(source, coordinate_system) if is_element(source) else _open(source)
     if um_per_px is None:
         return slide
     return ScaledSlide(slide, um_per_px=float(um_per_px))
@@ -64,54 +65,25 @@ def open_slide(source: Any, *, um_per_px: float | None = None) -> Slide:
 
 def _open(source: Any) -> Slide:
     if isinstance(source, str | os.PathLike):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            from ._zarr import open_ome_zarr
+
+            return open_ome_zarr(path)
         from ._file import open_file  # imports the native image libraries
 
-        return open_file(Path(source).expanduser())
+        return open_file(path)
     if isinstance(source, Slide):
         return source
     if isinstance(source, np.ndarray):
         return ArraySlide(source)
     # Containers are recognised by their attributes, so that their packages need not be imported here.
-    package = type(source).__module__.split(".")[0]
-    if package == "squidpy" and hasattr(source, "data"):
+    if type(source).__module__.split(".")[0] == "squidpy" and hasattr(source, "data"):
         return LazySlide(_only_layer(source.data), name="ImageContainer")
-    if package == "xarray" and hasattr(source, "dims") and hasattr(source, "isel") and hasattr(source, "dtype"):
-        return _placed(LazySlide(source, name=_SPATIALDATA), source.attrs.get("transform"))
-    if package == "xarray" and hasattr(source, "children") and source.children:
-        levels = [next(iter(node.data_vars.values())) for node in source.children.values()]
-        levels.sort(key=lambda level: level.sizes["x"])
-        # Tiles come from the full resolution: SpatialData's coarser levels are point samples, which alias.
-        fine = [level for level in levels if max(level.sizes["x"], level.sizes["y"]) >= LONGEST]
-        slide = LazySlide(levels[-1], name=_SPATIALDATA, overview=fine[0] if fine else None)
-        return _placed(slide, levels[-1].attrs.get("transform"))
     raise TypeError(
         f"An image cannot be read from {type(source).__name__}; pass a path, an array (height, width, 3), an image "
         'of a SpatialData object (sdata["name"]), a squidpy ImageContainer or a gdml.slides.Slide.'
     )
-
-
-def _placed(slide: Slide, transforms: Mapping[str, Any] | None) -> Slide:
-    """Apply the transformation of a SpatialData image from its pixels to its coordinate system."""
-    if not transforms:
-        return slide
-    name = _COORDINATES if _COORDINATES in transforms else next(iter(transforms))
-    if name != _COORDINATES and len(transforms) > 1:
-        raise ValueError(
-            f"The SpatialData image has the coordinate systems {', '.join(transforms)} and no {_COORDINATES!r}: keep the "
-            "one of the spots with spatialdata.transformations.remove_transformation(image, name)."
-        )
-    affine = np.asarray(transforms[name].to_affine_matrix(("x", "y"), ("x", "y")), float)
-    (by_x, shear_x, left), (shear_y, by_y, top) = affine[:2]
-    tolerance = 1e-3 * max(abs(by_x), abs(by_y))
-    if not (by_x > 0 and by_y > 0 and max(abs(shear_x), abs(shear_y), abs(by_x - by_y)) <= tolerance):
-        raise ValueError(
-            f"The SpatialData image is rotated, mirrored, sheared or stretched in the coordinate system {name!r} "
-            f"(affine matrix {affine[:2].round(4).tolist()}), so that square tiles on the spots are not square in its "
-            f"pixels. Resample it first: image = spatialdata.transform(image, to_coordinate_system={name!r})."
-        )
-    if by_x == by_y == 1 and left == top == 0:
-        return slide
-    return ScaledSlide(slide, 2 / (by_x + by_y), origin=(float(left), float(top)))
 
 
 def _only_layer(dataset: Any) -> Any:

@@ -11,6 +11,7 @@ from gdml import _keys
 from gdml._errors import some
 from gdml.slides import Slide, open_slide
 from gdml.slides.scaled import ScaledSlide
+from gdml.slides.spatialdata import NAME as SPATIALDATA
 
 HIRES = "hires"
 IN_MEMORY = "in memory"
@@ -18,8 +19,12 @@ HIRES_SCALE = "tissue_hires_scalef"
 
 
 def slide_entry(adata: AnnData, library: str, spatial_key: str = _keys.SPATIAL) -> Mapping[str, Any]:
-    """Entry of a slide in ``uns[spatial_key]``, also where its name there is not text; empty where it has none."""
-    return by_name(adata.uns.get(spatial_key, {})).get(library, {})
+    """Entry of a slide in ``uns``, also where its name there is not text; empty where it has none.
+
+    It is looked for under ``spatial_key``, and under ``"spatial"`` where the coordinates alone have another key.
+    """
+    slides = adata.uns.get(spatial_key, adata.uns.get(_keys.SPATIAL, {}))
+    return by_name(slides).get(library, {})
 
 
 def by_name(slides: Mapping[Any, Any]) -> dict[str, Any]:
@@ -101,13 +106,19 @@ def is_hires(image: Any) -> bool:
 
 
 def describe_image(image: Any, resolved: Any) -> str:
-    """Name of an image in ``uns``: its path, "hires" or "in memory"."""
+    """Name of an image in ``uns``: its path, "hires", "SpatialData image 'name'" or "in memory"."""
+    if isinstance(resolved, Slide) and _of_spatialdata(resolved.name):
+        return resolved.name
     if isinstance(resolved, str | os.PathLike):
         return os.path.abspath(os.path.expanduser(resolved))
     return HIRES if is_hires(image) else IN_MEMORY
 
 
-def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _keys.KEY) -> Slide:
+def _of_spatialdata(name: str) -> bool:
+    return name.startswith(f"{SPATIALDATA} ")
+
+
+def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _keys.KEY, own: Any = None) -> Slide:
     """Open the image that :func:`gdml.pp.tile` recorded for a slide, at the recorded scale.
 
     Parameters
@@ -120,6 +131,8 @@ def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _k
         In place of the recorded one, as in :func:`resolve_image`; needed where that was in memory.
     key
         ``key_added`` of the tiles.
+    own
+        Image of the slide in the SpatialData, if it is in one: opened where that was tiled, or the file is gone.
 
     Returns
     -------
@@ -135,8 +148,17 @@ def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _k
     tiles = adata.uns[key][_keys.TILES]
     record = tiles["slides"][library]
     if image is None:
-        image = record["image"]
-        if image == IN_MEMORY:
+        image = str(record["image"])
+        if own is not None and (
+            _of_spatialdata(image) or image not in (HIRES, IN_MEMORY) and not os.path.exists(image)
+        ):
+            image = own
+        elif _of_spatialdata(image):
+            raise ValueError(
+                f"Slide {library!r} was tiled on the {image}; pass the SpatialData itself in place of its table, or "
+                "gdml.io.from_spatialdata(sdata)."
+            )
+        elif image == IN_MEMORY:
             raise ValueError(
                 f"The image of slide {library!r} was given in memory; give it again: image={{{library!r}: ...}}."
             )

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scanpy import logging as logg
 
-from .images import HIRES_SCALE, slide_entry
+from .images import HIRES_SCALE
 from .resolve import Spots
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def doubt(spots: Spots, library: str, slide: "Slide", xy: NDArray[np.float64], i
     judged = inside
     if IN_TISSUE in spots.adata.obs:
         judged = inside & (spots.adata.obs[IN_TISSUE].to_numpy()[spots.slides[library]] != 0)
-    factor = slide_entry(spots.adata, library, spots.spatial_key).get("scalefactors", {}).get(HIRES_SCALE)
+    factor = spots.entry(library).get("scalefactors", {}).get(HIRES_SCALE)
     scales = {"divided by the scale factor of the hires image": 1 / float(factor)} if factor else {}
     found = coverage(small, xy[judged], slide.size, scales)
     if found is None or not found.suspicious:

@@ -1,7 +1,7 @@
-"""An AnnData, resolved once."""
+"""An AnnData, or the table of a SpatialData, resolved once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,25 +12,35 @@ from numpy.typing import NDArray
 from gdml import _keys
 from gdml._errors import some
 
+from .container import Placed, agrees, is_spatialdata, place, region_keys, table_name
 from .coordinates import check_adata, check_column, libraries, spot_coordinates
 from .counts import raw_counts
 from .grid import grid_positions
+from .images import slide_entry
 
 
 @dataclass
 class Spots:
-    """The spots of an AnnData, checked and resolved once; code behind the verbs asks this object.
+    """The spots of an AnnData or SpatialData, checked and resolved once; code behind the verbs asks this object.
 
     Parameters
     ----------
     adata
-        The AnnData that results are written to.
+        The AnnData that results are written to: of a SpatialData, its table.
     key
         Name under which gdml's results are stored in it.
     library_key, spatial_key
         Column of ``obs`` with the slide of each spot; place of the coordinates in ``obsm``.
     slides
         Rows of each slide, slides in order of appearance.
+    sdata, table
+        The SpatialData, and the name of its table; None of an AnnData.
+
+    Notes
+    -----
+    Spots of a SpatialData lie at the centroids of the shapes that the table annotates, in the pixels of their image. A
+    table's own coordinates are used where they are the same to half a pixel, as those of spatialdata-io are; others are
+    left alone, and the centroids are written to ``obsm["gdml_spatial"]`` when tiles are laid.
     """
 
     adata: AnnData
@@ -38,12 +48,14 @@ class Spots:
     library_key: str
     spatial_key: str
     slides: dict[str, NDArray[np.intp]]
+    sdata: Any = None
+    table: str | None = None
     _counts: dict[str | None, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def resolve(
         cls,
-        adata: AnnData,
+        adata: Any,
         *,
         key: str = _keys.KEY,
         library_key: str | None = None,
@@ -52,7 +64,7 @@ class Spots:
         copy: bool = False,
         name: str = "adata",
     ) -> "Spots":
-        """Check an AnnData and resolve its slides and coordinates.
+        """Check an AnnData, or a SpatialData with one table, and resolve its slides and coordinates.
 
         Parameters
         ----------
@@ -61,11 +73,12 @@ class Spots:
         key
             Name under which gdml's results are stored.
         library_key, spatial_key
-            None: those recorded by :func:`gdml.pp.tile`, else ``"library_id"`` and ``"spatial"``.
+            None: those recorded by :func:`gdml.pp.tile`, else ``"library_id"`` (of a table without it, the column with
+            its regions) and ``"spatial"``.
         coordinates
             Whether spot centres are required.
         copy
-            Work on a copy, so that a view is accepted.
+            Work on a copy of the AnnData or table, so that a view is accepted.
         name
             Name of the argument, for messages.
 
@@ -76,6 +89,9 @@ class Spots:
         KeyError
             If a column that was named, or the coordinates, are absent.
         """
+        sdata, table = (adata, table_name(adata, name)) if is_spatialdata(adata) else (None, None)
+        if sdata is not None:
+            adata, name = sdata.tables[table], f"sdata.tables[{table!r}]"
         check_adata(adata, copy=copy, name=name)
         if not isinstance(key, str) or not key:
             raise TypeError(f"`key_added` must be a name such as 'gdml', found {key!r}.")
@@ -83,9 +99,14 @@ class Spots:
             check_column(adata, "library_key", library_key)
         tiles = _record(adata, key, _keys.TILES) or {}
         library_key = library_key or str(tiles.get("library_key", _keys.LIBRARY))
+        if table is not None and library_key not in adata.obs:
+            library_key = region_keys(adata, table)[0]
+        own_coordinates = table is None or spatial_key is not None
         spatial_key = spatial_key or str(tiles.get("spatial_key", _keys.SPATIAL))
         slides = libraries(adata, library_key, spatial_key=spatial_key)
-        spots = cls(adata.copy() if copy else adata, key, library_key, spatial_key, slides)
+        spots = cls(adata.copy() if copy else adata, key, library_key, spatial_key, slides, sdata, table)
+        if own_coordinates and sdata is not None:
+            spots.xy = spot_coordinates(adata, spatial_key)
         if coordinates:
             spots.xy  # noqa: B018 checks them
         return spots
@@ -96,7 +117,45 @@ class Spots:
     @cached_property
     def xy(self) -> NDArray[np.float64]:
         """(n_obs, 2) spot centres (x, y), full-resolution px."""
-        return spot_coordinates(self.adata, self.spatial_key)
+        if self.sdata is None:
+            return spot_coordinates(self.adata, self.spatial_key)
+        xy = np.empty((len(self), 2))
+        for name, rows in self.slides.items():
+            xy[rows] = self.placed[name].xy
+        for own in (self.spatial_key, _keys.SPATIAL):
+            if agrees(self.adata, own, xy):
+                self.spatial_key = own
+                return spot_coordinates(self.adata, own)
+        self.spatial_key = _keys.centers(self.key)
+        return xy
+
+    @cached_property
+    def placed(self) -> dict[str, Placed]:
+        """Image and spots of each slide of a SpatialData; empty of an AnnData."""
+        return {} if self.sdata is None else place(self.sdata, str(self.table), self.adata, self.slides)
+
+    def image(self, slide: str) -> Any:
+        """Image of a slide in the SpatialData, in its own pixels; None of an AnnData."""
+        return self.placed[slide].slide if slide in self.placed else None
+
+    def entry(self, slide: str, thumbnails: Mapping[str, int] | None = None) -> Mapping[str, Any]:
+        """Collect what is known of a slide: its entry in ``uns``, and what the elements of a SpatialData add.
+
+        Parameters
+        ----------
+        slide
+            Name of the slide.
+        thumbnails
+            Names and longest sides, px, of the images to make of a slide in a SpatialData.
+        """
+        entry = slide_entry(self.adata, slide, self.spatial_key)
+        if slide not in self.placed:
+            return entry
+        self.xy  # noqa: B018 decides whether the table's coordinates, and so its scale factors, are those of the image
+        own = {} if self.spatial_key == _keys.centers(self.key) else entry.get("scalefactors", {})
+        images, factors = self.placed[slide].thumbnails(thumbnails or {})
+        factors = {**self.placed[slide].scalefactors(), **own, **factors}
+        return {**entry, "images": {**entry.get("images", {}), **images}, "scalefactors": factors}
 
     @cached_property
     def library(self) -> NDArray[np.str_]:
@@ -105,6 +164,14 @@ class Spots:
         for name, rows in self.slides.items():
             library[rows] = name
         return library.astype(str)
+
+    def left(self, keep: NDArray[np.bool_]) -> "Spots":
+        """Spots that are left after the others were dropped from the AnnData in place; ``keep`` is (n_obs,) bool."""
+        row = np.cumsum(keep) - 1
+        spots = replace(self, slides={name: row[rows[keep[rows]]] for name, rows in self.slides.items()}, _counts={})
+        spots.xy = self.xy[keep]
+        spots.placed = {name: replace(one, xy=one.xy[keep[self.slides[name]]]) for name, one in self.placed.items()}
+        return spots
 
     def record(self, part: str) -> dict[str, Any] | None:
         """Part of ``uns[key]``, such as ``"tiles"``; None where absent.

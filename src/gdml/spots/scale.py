@@ -11,7 +11,6 @@ from gdml import _keys
 from gdml._errors import check_number, some
 from gdml.slides.geometry import grid_kind, um_per_px_from_grid, um_per_px_from_neighbors
 
-from .images import slide_entry
 from .resolve import Spots
 
 PITCH_UM = {"hex": 100.0, "square": 200.0}  # Visium, legacy ST
@@ -178,7 +177,7 @@ def _sources(
     spots: Spots, library: str, given: float | None, metadata: float | None, pitch_um: float | None
 ) -> list[_Source]:
     """List what each source states, the most reliable first."""
-    entry = slide_entry(spots.adata, library, spots.spatial_key)
+    entry = spots.entry(library)
     factors = entry.get("scalefactors", {})
     row_col = _row_col(spots, library)
     laid = spots.record(_keys.TISSUE) is not None  # by gdml.pp.grid, not the array of a technology

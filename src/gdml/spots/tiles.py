@@ -79,6 +79,7 @@ def tile_spots(
     with bar(len(spots.slides), desc="tile", unit="slide") as progress:
         for library, rows in spots.slides.items():
             own = images.get(library, image)
+            own = spots.image(library) if own is None else own
             source = resolve_image(spots.adata, library, own, spatial_key=spots.spatial_key)
             slide = open_slide(source)
             scale = slide_scale(
@@ -138,8 +139,7 @@ def _drop(spots: Spots, keep: NDArray[np.bool_]) -> Spots:
     adata = spots.adata
     adata._inplace_subset_obs(keep)
     logg.info(f"tile: dropped {(~keep).sum()} of {len(keep)} spots outside their image")
-    library_key = spots.library_key if spots.library_key in adata.obs else None
-    return Spots.resolve(adata, key=spots.key, library_key=library_key, spatial_key=spots.spatial_key)
+    return spots.left(keep)
 
 
 def _write(spots: Spots, record: dict[str, Any], mask: NDArray[np.bool_]) -> None:
@@ -150,6 +150,8 @@ def _write(spots: Spots, record: dict[str, Any], mask: NDArray[np.bool_]) -> Non
         logg.info("tile: the tiles or their images have changed: features are removed; call gdml.pp.embed(adata)")
     adata.uns[key] = {**ours, _keys.TILES: record}
     adata.obsm[_keys.neighbor_mask(key)] = mask
+    if spots.spatial_key == _keys.centers(key):
+        adata.obsm[spots.spatial_key] = spots.xy
     for library, slide in record["slides"].items():
         logg.info(
             f"tile: slide {library}: {slide['side_px']:.1f} px a side at {slide['um_per_px']:.4g} um/px "

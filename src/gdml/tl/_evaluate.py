@@ -117,6 +117,7 @@ def evaluate(
     >>> gdml.tl.evaluate(adata)  # doctest: +SKIP
     """
     spots = Spots.resolve(adata, key=key, library_key=library_key, coordinates=False)
+    adata = spots.adata
     check_count("n_high", n_high)
     predicted, record = _predictions(spots)
     slides = _scored_rows(spots, predicted)

@@ -167,9 +167,9 @@ def fit(
     groups_of_slides = spots.groups(group_key)
     _check_target(save_to, overwrite)
 
-    with all_or_nothing(adata, key_added):
+    with all_or_nothing(spots.adata, key_added):
         steps = run_missing_steps(spots, "fit", "scanpy" if preset is None else model_class.preset_normalization)
-        measured = adata.obsm[_keys.measured(key_added)]
+        measured = spots.adata.obsm[_keys.measured(key_added)]
         normalization = spots.record(_keys.NORMALIZATION) or {}
         tiles, features = spots.record(_keys.TILES) or {}, spots.record(_keys.FEATURES) or {}
         data = _training_data(spots, measured, group_key, model_class.needs)

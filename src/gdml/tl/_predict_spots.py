@@ -59,6 +59,7 @@ def predict_spots(
     from gdml.training.trained import weights_digest
 
     adata, key = spots.adata, spots.key
+    spots.xy  # noqa: B018 checks them
     fabric = make_ready(device, precision, batch_size)
     on = fabric.device
     trained, path = find_model(spots, model)

@@ -117,7 +117,7 @@ def retrieve(
     query, target = _modalities(query, target, given)
     among = Spots.resolve(reference, key=key, coordinates=False, name="reference")
     asked = adata if given else among if adata is reference else Spots.resolve(adata, key=key, coordinates=False)
-    rows = _rows(adata, spots)
+    rows = _rows(asked.adata if isinstance(asked, Spots) else asked, spots)
     trained = _find_model(asked, among, model)
     own = None if include_self or not isinstance(asked, Spots) else _own_rows(asked, among)
     check_count("n_neighbors", n_neighbors)
@@ -167,7 +167,7 @@ def retrieve(
         {
             "query": np.repeat(names[rows], n_neighbors),
             "rank": np.tile(np.arange(1, n_neighbors + 1), len(rows)),
-            "match": reference.obs_names[matches.ravel()],
+            "match": among.adata.obs_names[matches.ravel()],
             "library": among.library[matches.ravel()],
             "distance": 1 - similarity,
             "similarity": similarity,
