@@ -1,8 +1,9 @@
-"""Readers: from files to AnnData."""
+"""Readers and writers: from files to AnnData, and back."""
 
+from ._hest import read_hest
 from ._st import read_st
 
-__all__ = ["read_st"]
+__all__ = ["read_hest", "read_st"]
 
 
 def __dir__() -> list[str]:
