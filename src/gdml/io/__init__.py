@@ -1,9 +1,10 @@
 """Readers and writers: from files to AnnData, and back."""
 
+from ._geojson import to_geojson
 from ._hest import read_hest
 from ._st import read_st
 
-__all__ = ["read_hest", "read_st"]
+__all__ = ["read_hest", "read_st", "to_geojson"]
 
 
 def __dir__() -> list[str]:
