@@ -19,6 +19,8 @@ from gdml._errors import did_you_mean
 from gdml.spots.images import HIRES, HIRES_SCALE
 from gdml.spots.placement import IN_TISSUE
 
+from ._values import positive
+
 _TABLE = "HEST_v*.csv"
 _DOWNSCALED = "downscaled_fullres"  # HEST's name of the thumbnail
 _COLUMNS = ("patient", "organ", "species")
@@ -170,29 +172,20 @@ def _entry(adata: ad.AnnData, about: Mapping[str, Any]) -> dict[str, dict[str, A
     theirs: Mapping[str, Any] = next(iter(adata.uns.get(_keys.SPATIAL, {}).values()), {})
     images, factors = theirs.get("images", {}), theirs.get("scalefactors", {})
     entry: dict[str, dict[str, Any]] = {"images": {}, "scalefactors": {}, "metadata": {}}
-    scale = _number(factors.get(f"tissue_{_DOWNSCALED}_scalef"))
+    scale = positive(factors.get(f"tissue_{_DOWNSCALED}_scalef"))
     if _DOWNSCALED in images and scale is not None:
         entry["images"][HIRES] = np.asarray(images[_DOWNSCALED])
         entry["scalefactors"][HIRES_SCALE] = scale
-    listed = _number(about.get("pixel_size_um_estimated"))
+    listed = positive(about.get("pixel_size_um_estimated"))
     if listed is not None:
         entry["scalefactors"]["microns_per_pixel"] = listed
-    pitch, diameter = _number(about.get("inter_spot_dist")), _number(about.get("spot_diameter"))
+    pitch, diameter = positive(about.get("inter_spot_dist")), positive(about.get("spot_diameter"))
     if pitch is not None and diameter is not None:
         # swapped for the samples of GSE144240: spots 150 um wide and 110 um apart would overlap
         pitch, diameter = max(pitch, diameter), min(pitch, diameter)
-    diameter_px = diameter / listed if diameter and listed else _number(factors.get("spot_diameter_fullres"))
+    diameter_px = diameter / listed if diameter and listed else positive(factors.get("spot_diameter_fullres"))
     if diameter_px is not None:
         entry["scalefactors"]["spot_diameter_fullres"] = diameter_px
     if pitch is not None:
         entry["metadata"][_keys.SPOT_PITCH] = pitch
     return entry
-
-
-def _number(value: Any) -> float | None:
-    """Positive number, or None."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) and number > 0 else None
