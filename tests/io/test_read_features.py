@@ -206,7 +206,7 @@ def test_with_its_image(trident, own):
     path = trident(size=size, side=112, patch=224, corners=lattice(side=112))
     adata = read_features(path, image, um_per_px=1.0, library_id="S1")
     made = adata.uns["spatial"]["S1"]
-    assert made["metadata"] == {"source_image_path": image}
+    assert made["metadata"] == {"source_image_path": image, "spot_pitch_um": 112.0}
     assert made["images"]["hires"].shape[:2] == tuple(
         round(side * made["scalefactors"]["tissue_hires_scalef"]) for side in size[::-1]
     )
@@ -376,6 +376,10 @@ def test_models_refuse_features_that_they_were_not_trained_on(paired, own, tride
     with pytest.raises(ValueError, match="`adata` has none. Read those of these slides: gdml.io.read_features"):
         gdml.tl.predict(plain, model)
     assert "gdml" not in plain.uns  # nothing was tiled
+
+    image = own.uns["spatial"]["S1"]["metadata"]["source_image_path"]
+    with pytest.raises(ValueError, match=r"cannot compute: predict slides .*read_features\(path\), model\)"):
+        gdml.tl.predict(image, model)
 
     fits = read_features(trident("H"))
     for name, value in (("um_per_px", 0.5), ("image", "a.tif"), ("encoder", "stain"), ("spot_pitch_um", 100.0)):

@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scanpy import logging as logg
+from scipy.spatial import KDTree
 
 from gdml import _keys
 from gdml._errors import count, some
 from gdml.features.tiles import tile_keys
-from gdml.slides.thumbnail import thumbnail
 from gdml.spots.images import IN_MEMORY
+from gdml.spots.overview import overview
 from gdml.spots.resolve import Spots
 
 from ._feature_file import FeatureFile
 from ._feature_inputs import Image
 from ._feature_tiles import Tiles, match_spots, unmatched_text
-from .visium_layout import HIRES_PX, LOWRES_PX
 
 
 def new_spots(files: Mapping[str, FeatureFile], images: Mapping[str, Image], library_key: str, key: str) -> Spots:
@@ -84,17 +84,25 @@ def tiles_of_spots(
 
 
 def tile_entry(image: Image, tiles: Tiles) -> dict[str, Any]:
-    """Entry of a slide of tiles in ``uns["spatial"]``: thumbnails, scale factors, path of the image."""
-    slide, um_per_px = image.slide, float(tiles.record["um_per_px"])
-    images: dict[str, Any] = {}
-    factors = {"spot_diameter_fullres": float(tiles.record["side_px"])}
-    if np.isfinite(um_per_px) and tiles.record["um_per_px_source"] != "magnification":
-        factors["microns_per_pixel"] = um_per_px
-    if slide is not None:
-        for name, longest in (("hires", HIRES_PX), ("lowres", LOWRES_PX)):
-            small = thumbnail(slide, longest)
-            if small is not None:
-                images[name] = small
-                factors[f"tissue_{name}_scalef"] = max(small.shape[:2]) / max(slide.size)
-    metadata = {} if image.name == IN_MEMORY else {_keys.IMAGE_PATH: image.name}
-    return {"images": images, "scalefactors": factors, "metadata": metadata}
+    """Entry of a slide of tiles in ``uns["spatial"]``, as :func:`gdml.pp.grid` makes it; without an image, its scale alone.
+
+    A scale that is known by the magnification alone is left out: it is no measurement.
+    """
+    measured = tiles.record["um_per_px_source"] != "magnification"
+    um_per_px = float(tiles.record["um_per_px"]) if measured else float("nan")
+    side_px = float(tiles.record["side_px"])
+    if image.slide is None:
+        entry: dict[str, Any] = {"images": {}, "scalefactors": {"spot_diameter_fullres": side_px}, "metadata": {}}
+    else:
+        apart = KDTree(tiles.centers).query(tiles.centers, k=2)[0][:, 1] if len(tiles.centers) > 1 else [side_px]
+        path = None if image.name == IN_MEMORY else image.name
+        entry = overview(
+            image.slide,
+            path,
+            side_px=side_px,
+            side_um=side_px * um_per_px,
+            spacing_um=float(np.median(apart)) * um_per_px,
+        )
+    if np.isfinite(um_per_px):
+        entry["scalefactors"]["microns_per_pixel"] = um_per_px
+    return entry

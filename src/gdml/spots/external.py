@@ -22,6 +22,22 @@ def uses_external(spots: Spots, features: Mapping[str, Any]) -> bool:
     return bool(source_of(spots.record(_keys.FEATURES)) or source_of(features))
 
 
+def refuse_to_encode(features: Mapping[str, Any]) -> None:
+    """Refuse to encode tiles for a model with the record ``features`` if another program computed them.
+
+    Raises
+    ------
+    ValueError
+        With what to do instead.
+    """
+    if source_of(features):
+        raise ValueError(
+            f"The model was trained on features that {source_of(features)} computed ({features['identity']!r}), which "
+            "gdml cannot compute: predict slides that it has computed them of, "
+            "gdml.tl.predict(gdml.io.read_features(path), model)."
+        )
+
+
 def check_fits(spots: Spots, tiles: Mapping[str, Any], features: Mapping[str, Any], **given: Any) -> None:
     """Refuse spots whose features a model was not trained on, where either are those of another program.
 

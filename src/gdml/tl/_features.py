@@ -9,7 +9,7 @@ from scanpy import logging as logg
 
 from gdml import _keys
 from gdml.pp.embedding import embed_spots
-from gdml.spots.external import check_fits, uses_external
+from gdml.spots.external import check_fits, refuse_to_encode, uses_external
 from gdml.spots.measured import normalize_spots
 from gdml.spots.resolve import Spots
 from gdml.spots.tiles import tile_spots
@@ -146,9 +146,11 @@ def model_encoder(model: "TrainedModel", encoder: Any = None) -> Any:
     Raises
     ------
     ValueError
-        If the encoder is not built in and was not passed, or is another one.
+        If the encoder is not built in and was not passed, is another one, or another program's.
     """
     from gdml.encoders import get_encoder
+
+    refuse_to_encode(model.features)
 
     name, identity = model.features["encoder"], model.features["identity"]
     mend = "pass the encoder that it was trained with: gdml.tl.predict(adata, model, encoder=...)"
