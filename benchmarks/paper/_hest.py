@@ -1,4 +1,4 @@
-"""Samples of HEST-1k: counts in ``st/{id}.h5ad``, the slide in ``wsis/{id}.tif``, and one table of all samples."""
+"""Samples of HEST-1k that the paper's sets consist of: their files, patients and scale."""
 
 import csv
 import re
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import pandas as pd
 
+import gdml
 from gdml.slides.geometry import um_per_px_from_grid, um_per_px_from_neighbors
 
 REPOSITORY = "MahmoodLab/hest"
@@ -38,8 +38,8 @@ def find_table(folder: Path) -> Path | None:
     return max(folder.glob(TABLE), key=version, default=None)
 
 
-def read_table(folder: Path) -> dict[str, dict[str, str]]:
-    """Rows of the newest table by sample.
+def read_patients(folder: Path) -> dict[str, str]:
+    """Patient of each sample by the newest table; empty where it names none.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def read_table(folder: Path) -> dict[str, dict[str, str]]:
     if path is None:
         raise FileNotFoundError(f"{str(folder)!r} has no {TABLE}: pass --yes to download it.")
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
+        return {row["id"]: row.get("patient", "").strip() for row in csv.DictReader(file)}
 
 
 def read_samples(folder: Path, patients: Mapping[str, str]) -> tuple[ad.AnnData, dict[str, float]]:
@@ -70,60 +70,39 @@ def read_samples(folder: Path, patients: Mapping[str, str]) -> tuple[ad.AnnData,
     ValueError
         If the table says that a sample is another patient's, or counts and coordinates can't be read from a sample.
     """
-    table = read_table(folder)
+    listed = read_patients(folder)
     parts, scales = {}, {}
     for sample, patient in patients.items():
-        _check_patient(sample, patient, table)
-        part, scales[sample] = _read(folder, sample, table[sample])
-        part.obs["library_id"], part.obs["patient"] = sample, patient
-        parts[sample] = part
-    adata = ad.concat(parts, join="outer", fill_value=0)
+        _check_patient(sample, patient, listed)
+        for path in files_of([sample]):
+            if not (folder / path).is_file():
+                raise FileNotFoundError(f"There is no file {str(folder / path)!r}: pass --yes to download it.")
+        parts[sample] = gdml.io.read_hest(folder, sample)
+        parts[sample].obs["patient"] = patient
+        scales[sample] = _scale(sample, parts[sample])
+    adata = ad.concat(parts, join="outer", fill_value=0, index_unique="-")
+    adata.obs = adata.obs[[c for c in ("library_id", "patient", "array_row", "array_col") if c in adata.obs]].copy()
     for column in ("library_id", "patient"):
         adata.obs[column] = pd.Categorical(adata.obs[column])
     adata.uns["spatial"] = {sample: part.uns["spatial"][sample] for sample, part in parts.items()}
     return adata, scales
 
 
-def _check_patient(sample: str, patient: str, table: Mapping[str, Mapping[str, str]]) -> None:
-    if sample not in table:
+def _check_patient(sample: str, patient: str, listed: Mapping[str, str]) -> None:
+    if sample not in listed:
         raise ValueError(f"The table of HEST-1k has no sample {sample!r}; download a newer one.")
-    listed = re.sub(r"^Patient ", "P", table[sample].get("patient", "").strip())
-    if listed and listed != patient:
+    theirs = re.sub(r"^Patient ", "P", listed[sample])
+    if theirs and theirs != patient:
         raise ValueError(
-            f"{sample!r} is of patient {listed!r} by the table of HEST-1k, of {patient!r} by ours: the folds would mix "
+            f"{sample!r} is of patient {theirs!r} by the table of HEST-1k, of {patient!r} by ours: the folds would mix "
             "patients. Look it up before you go on."
         )
 
 
-def _read(folder: Path, sample: str, row: Mapping[str, str]) -> tuple[ad.AnnData, float]:
-    counts, image = (folder / path for path in files_of([sample]))
-    for path in (counts, image):
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {str(path)!r}: pass --yes to download it.")
-    found = ad.read_h5ad(counts)
-    if "spatial" not in found.obsm:
-        raise ValueError(f"{str(counts)!r} has no obsm['spatial']: it is no sample of HEST-1k.")
-    if "in_tissue" in found.obs:
-        found = found[found.obs["in_tissue"].to_numpy().astype(bool)]
-    obs = found.obs[[c for c in ("array_row", "array_col") if c in found.obs]].copy()
-    obs.index = found.obs_names.astype(str) + f"-{sample}"
-    xy = np.asarray(found.obsm["spatial"], np.float64)
-    part = ad.AnnData(found.X, obs=obs, var=pd.DataFrame(index=found.var_names.astype(str)), obsm={"spatial": xy})
-    part.var_names_make_unique()
-    pitch = _pitch(row)
-    metadata = {"source_image_path": str(image.resolve()), "spot_pitch_um": pitch}
-    part.uns["spatial"] = {sample: {"images": {}, "scalefactors": {}, "metadata": metadata}}
-    return part, _scale(sample, part, pitch, row)
-
-
-def _pitch(row: Mapping[str, str]) -> float:
-    # The table has the two swapped for GSE144240: spots 150 um wide and 110 um apart would overlap.
-    return max(float(row["inter_spot_dist"]), float(row["spot_diameter"]))
-
-
-def _scale(sample: str, part: ad.AnnData, pitch: float, row: Mapping[str, str]) -> float:
+def _scale(sample: str, part: ad.AnnData) -> float:
     """Micrometres per pixel: HEST's own, unless the pitch of the spots says otherwise."""
-    listed, xy = float(row["pixel_size_um_estimated"]), part.obsm["spatial"]
+    entry, xy = part.uns["spatial"][sample], part.obsm["spatial"]
+    listed, pitch = entry["scalefactors"]["microns_per_pixel"], entry["metadata"]["spot_pitch_um"]
     try:
         measured = um_per_px_from_grid(xy, part.obs["array_row"], part.obs["array_col"], pitch)
     except (KeyError, ValueError):  # no grid, or not that of these coordinates

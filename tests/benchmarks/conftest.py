@@ -82,6 +82,7 @@ def hub(monkeypatch, synthetic_adata):
     patients = dict(zip(slides, ("Patient 2", "Patient 2", "Patient 5", "Patient 5"), strict=True))
     columns = {"inter_spot_dist": "100", "spot_diameter": "200", "pixel_size_um_estimated": "1.01"}
     made = Hub(slides, patients, columns)
+    importlib.import_module("gdml.training.fabric")  # may import transformers, which needs the class as it is
     monkeypatch.setattr(huggingface_hub, "HfApi", made)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)

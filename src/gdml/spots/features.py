@@ -9,6 +9,7 @@ from gdml._errors import some
 from gdml.features import FeatureBank, SlideFeatures
 from gdml.slides.neighbors import neighbor_tiles
 
+from .external import source_of
 from .resolve import Spots
 
 
@@ -29,7 +30,8 @@ def bank_rows(spots: Spots, slide: str) -> tuple[FeatureBank, NDArray[np.int32],
     own : int32, (n,)
         Row of each spot's own tile, spots in the order of ``spots.slides[slide]``.
     neighbors : int32, (n, K)
-        Rows of the tiles of its neighbour region, row-major; -1 outside the image.
+        Rows of the tiles of its neighbour region, row-major; -1 outside the image, and where another program that
+        computed the features has no tile.
 
     Raises
     ------
@@ -43,7 +45,10 @@ def bank_rows(spots: Spots, slide: str) -> tuple[FeatureBank, NDArray[np.int32],
     record, tiles = spots.record(_keys.FEATURES), spots.record(_keys.TILES)
     if record is None or tiles is None:
         raise KeyError(f"uns[{spots.key!r}] has no features; call gdml.pp.embed(adata) first.")
+    external = bool(source_of(record))
     again = f"call gdml.pp.embed(adata, encoder={str(record['encoder'])!r}) again."
+    if external:
+        again = "call gdml.io.read_features(path, adata=adata) again."
     stores = record.get("stores", {})
     if "own" not in stores:
         raise ValueError(
@@ -60,9 +65,12 @@ def bank_rows(spots: Spots, slide: str) -> tuple[FeatureBank, NDArray[np.int32],
         raise FileNotFoundError(f"Slide {slide!r}: {error} If the cache was cleared or moved, {again}") from error
     neighbors = np.full(inside.shape, -1, np.int32)
     neighbors[inside] = bank.rows(centers[inside])
-    own = neighbors[:, inside.shape[1] // 2]  # the middle of the region
+    middle = inside.shape[1] // 2
+    own = neighbors[:, middle]
     absent = inside & (neighbors < 0)
-    absent[:, inside.shape[1] // 2] |= own >= bank.n_own
+    if external:  # it chose the tiles to encode, which need not be those around the spots
+        absent[:, np.arange(inside.shape[1]) != middle] = False
+    absent[:, middle] |= own >= bank.n_own
     if absent.any():
         shown = some([f"({x:g}, {y:g})" for x, y in centers[absent]], 3)
         raise KeyError(

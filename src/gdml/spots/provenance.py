@@ -8,6 +8,7 @@ import pandas as pd
 from gdml import _keys
 from gdml._provenance import array_digest, provenance_key, spots_digest
 
+from .external import source_of
 from .resolve import Spots
 
 
@@ -30,8 +31,11 @@ def slide_key(spots: Spots, slide: str, *, counts: Sequence[bytes] | None = None
     """
     tiles, features = spots.record(_keys.TILES) or {}, spots.record(_keys.FEATURES) or {}
     rows, geometry = spots.slides[slide], tiles["slides"][slide]
+    # of another program, whose features of one slide and encoder may differ: by their content
+    content = {"features": str(features["keys"][slide])} if source_of(features) else {}
     return provenance_key(
         {
+            **content,
             "image": fingerprint(spots, slide),
             "geometry": {
                 **{name: str(geometry[name]) for name in ("um_per_px", "side_px")},

@@ -9,6 +9,7 @@ from scanpy import logging as logg
 
 from gdml import _keys
 from gdml.pp.embedding import embed_spots
+from gdml.spots.external import check_fits, refuse_to_encode, uses_external
 from gdml.spots.measured import normalize_spots
 from gdml.spots.resolve import Spots
 from gdml.spots.tiles import tile_spots
@@ -79,6 +80,17 @@ def make_features(
     -------
     Names of the steps that were run.
     """
+    if uses_external(spots, model.features):  # of another program: they fit, or there is nothing to be done
+        check_fits(
+            spots,
+            model.tiles,
+            model.features,
+            um_per_px=um_per_px,
+            spot_pitch_um=spot_pitch_um,
+            image=image,
+            encoder=encoder,
+        )
+        return []
     steps = []
     want, tiles = model.tiles, spots.record(_keys.TILES)
     rescaled = um_per_px is not None or spot_pitch_um is not None
@@ -134,9 +146,11 @@ def model_encoder(model: "TrainedModel", encoder: Any = None) -> Any:
     Raises
     ------
     ValueError
-        If the encoder is not built in and was not passed, or is another one.
+        If the encoder is not built in and was not passed, is another one, or another program's.
     """
     from gdml.encoders import get_encoder
+
+    refuse_to_encode(model.features)
 
     name, identity = model.features["encoder"], model.features["identity"]
     mend = "pass the encoder that it was trained with: gdml.tl.predict(adata, model, encoder=...)"
