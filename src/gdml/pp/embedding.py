@@ -23,6 +23,7 @@ from gdml.spots.tiles import tile_spots
 
 from ._embed_slide import EmbeddedSlide, embed_slide
 from ._extract import Extractor
+from ._scale import warn_of_scale
 from ._tokens import Tokens
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def _check_tiles(spots: Spots, encoder: "Encoder", image: Any) -> None:
             f"The tiles have {tiles['tile_px']} px, the encoder {encoder.name!r} takes {encoder.tile_px}; "
             f"call gdml.pp.tile(adata, tile_px={encoder.tile_px}) first."
         )
+    warn_of_scale(tiles, encoder)
     for_all = image is None or isinstance(image, dict) or (isinstance(image, str) and image == HIRES)
     if not for_all and len(spots.slides) > 1:
         raise ValueError(f"`image` is one image, but there are {len(spots.slides)} slides; pass a dict by slide.")
