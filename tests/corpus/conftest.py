@@ -33,7 +33,7 @@ def corpus(tmp_path):
     def run(items=None, job=job(), run=run_here):  # noqa: B008  # the plain job
         items = made.items if items is None else items
         try:
-            return run(job, items, start(job, items), told=lambda state: None)
+            return run(job, items, start(job, items), lambda state: None)
         finally:
             tidy(job)
 

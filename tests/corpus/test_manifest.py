@@ -57,7 +57,15 @@ def test_all_problems_are_told_at_once(slides):
     table["path"] = [None if path is None else str(slides / path) for path in table["path"]]
     with pytest.raises(ValueError, match="nothing was started") as caught:
         read_manifest(table)
-    for told in ("'path' has 1 empty cell (rows 5)", "-1", "'half'", "'x' and 'X'", "2 times", "'../escape'", "gone.svs"):
+    for told in (
+        "'path' has 1 empty cell (rows 5)",
+        "-1",
+        "'half'",
+        "'x' and 'X'",
+        "2 times",
+        "'../escape'",
+        "gone.svs",
+    ):
         assert told in str(caught.value), told
 
 

@@ -163,7 +163,9 @@ class Job:
                     return None
                 raise
             done = replace(state, state=DONE, since=now())
-            shutil.rmtree(self.folder.work(item.name), ignore_errors=True)  # first: nobody looks after a slide that is done
+            shutil.rmtree(
+                self.folder.work(item.name), ignore_errors=True
+            )  # first: nobody looks after a slide that is done
             self._write(done)
             return done
         except Exception as error:  # noqa: BLE001  # whatever a slide raises, the others go on
