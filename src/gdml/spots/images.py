@@ -132,16 +132,48 @@ def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _k
     ValueError
         If it was in memory and is not given again, or its size is not the recorded one.
     """
+    return open_as_tiled(
+        tiled_image(adata, library, image, key=key), library, adata.uns[key][_keys.TILES]["slides"][library]
+    )
+
+
+def tiled_image(adata: AnnData, library: str, image: Any = None, *, key: str = _keys.KEY) -> Any:
+    """Find the image that was recorded for a slide, or the one in its place; arguments and errors as :func:`open_tiled`.
+
+    Returns
+    -------
+    A source that :func:`open_as_tiled` takes.
+    """
     tiles = adata.uns[key][_keys.TILES]
-    record = tiles["slides"][library]
     if image is None:
-        image = record["image"]
+        image = tiles["slides"][library]["image"]
         if image == IN_MEMORY:
             raise ValueError(
                 f"The image of slide {library!r} was given in memory; give it again: image={{{library!r}: ...}}."
             )
+    return resolve_image(adata, library, image, spatial_key=tiles["spatial_key"])
+
+
+def open_as_tiled(source: Any, library: str, record: Mapping[str, Any]) -> Slide:
+    """Open the image of a slide at the scale that :func:`gdml.pp.tile` recorded.
+
+    Parameters
+    ----------
+    source
+        What :func:`gdml.slides.open_slide` takes.
+    library
+        Name of the slide, for messages.
+    record
+        Record of the slide by :func:`gdml.pp.tile`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it cannot be read, or its size is not the recorded one.
+    """
     scale = float(record["um_per_px"])
-    source = resolve_image(adata, library, image, spatial_key=tiles["spatial_key"])
     slide = open_slide(source, um_per_px=scale if np.isfinite(scale) else None)
     if slide.size != (int(record["width"]), int(record["height"])):
         raise ValueError(
