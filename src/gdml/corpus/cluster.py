@@ -1,0 +1,215 @@
+"""Run a corpus on the workers of a Dask cluster."""
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .shared import check_shared
+from ._watch import Watch
+from .job import MOST_DEATHS, Job
+from .leases import dead_holder
+from .manifest import Item
+from .run import Pause, Told
+from .states import State
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_AHEAD = 2  # tasks in flight for each thread of a worker, so that none waits for the client
+_WAIT_S = 1.0
+
+
+class Tasks:
+    """Tasks on the workers of a Dask client, of which a bounded number is in flight.
+
+    Parameters
+    ----------
+    client
+        A :class:`distributed.Client`, synchronous.
+    function
+        What a task does; a function of a module that the workers can import.
+
+    Raises
+    ------
+    TypeError
+        If ``client`` is no client.
+    ValueError
+        If it is asynchronous.
+    ConnectionError
+        If its scheduler cannot be reached.
+    """
+
+    def __init__(self, client: "Client", function: Callable[..., Any]) -> None:
+        if not callable(getattr(client, "submit", None)) or not hasattr(client, "scheduler_info"):
+            raise TypeError(f"`client` must be a dask.distributed.Client, found {type(client).__name__}.")
+        if getattr(client, "asynchronous", False):
+            raise ValueError("`client` is asynchronous; pass one made by Client(address) without asynchronous=True.")
+        self._client, self._function = client, function
+        self._flying: dict[Any, str] = {}
+        self._check()
+
+    @property
+    def room(self) -> int:
+        """Number of tasks that may be submitted now."""
+        threads = sum(self._client.nthreads().values())
+        return _AHEAD * max(threads, 1) - len(self._flying)
+
+    def submit(self, name: str, *args: Any) -> None:
+        """Submit a task.
+
+        Parameters
+        ----------
+        name
+            Told with its result.
+        *args
+            Of the function.
+        """
+        # pure=False: it is run for what it writes, and Dask must not reuse the result of an earlier one
+        future = self._client.submit(self._function, *args, pure=False, key=f"gdml-{name}-{uuid.uuid4().hex}")
+        self._flying[future] = name
+
+    def finished(self, timeout_s: float = _WAIT_S) -> list[tuple[str, Any]]:
+        """Wait for tasks.
+
+        Parameters
+        ----------
+        timeout_s
+            Longest time to wait.
+
+        Returns
+        -------
+        Name and result, or exception, of each that is finished.
+
+        Raises
+        ------
+        ConnectionError
+            If the scheduler went away.
+        """
+        from distributed import wait
+
+        if self._flying:
+            try:
+                wait(list(self._flying), timeout=timeout_s, return_when="FIRST_COMPLETED")
+            except TimeoutError:
+                self._check()
+        over = [future for future in self._flying if future.done()]
+        if any(future.status in ("cancelled", "lost") for future in over):
+            self._gone()
+        return [(self._flying.pop(future), _outcome(future)) for future in over]
+
+    def cancel(self) -> None:
+        """Withdraw the tasks that are not begun; those that run are finished by their workers."""
+        if self._flying and self._client.status == "running":
+            self._client.cancel(list(self._flying))
+        self._flying.clear()
+
+    def _check(self) -> None:
+        if self._client.status != "running":
+            self._gone()
+
+    def _gone(self) -> None:
+        address = getattr(getattr(self._client, "scheduler", None), "address", "unknown address")
+        raise ConnectionError(
+            f"The Dask scheduler at {address} went away. What was done is on disk: call again with a new client for the rest."
+        )
+
+
+def run_with_dask(
+    client: "Client", job: Job, items: Sequence[Item], seen: Mapping[str, str], told: Told
+) -> dict[str, State]:
+    """Do the slides as tasks of a Dask cluster, one slide at a time on each worker.
+
+    The claims hold here, too: other callers, with or without Dask, may work on the same folder.
+
+    Parameters
+    ----------
+    client
+        A :class:`distributed.Client`.
+    job
+        What is done with each slide.
+    items
+        The slides.
+    seen
+        As :func:`gdml.corpus.run.start` returned it.
+    told
+        Called with the state of each slide, once it is done or failed.
+
+    Returns
+    -------
+    These states, by name.
+
+    Raises
+    ------
+    OSError
+        If workers do not see the folder of the results or the slides.
+    ConnectionError
+        If the scheduler goes away.
+    """
+    tasks = Tasks(client, attempt_on_worker)
+    check_shared(client, job.folder.path, [item.path for item in items])
+    by_name = {item.name: item for item in items}
+    found: dict[str, State] = {}
+    deaths = dict.fromkeys(by_name, 0)
+    waiting, busy, pause, watch = deque(items), deque[Item](), Pause(), Watch(job.stale_s)
+    try:
+        while len(found) < len(by_name):
+            while waiting and tasks.room > 0:
+                item = waiting.popleft()
+                dead = dead_holder(job.folder.leases(item.name), watch)
+                state = job.settled(item, seen.get(item.name, ""))
+                if state is not None:
+                    found[item.name] = state
+                    told(state)
+                elif dead is None:  # this process watches for all, so that no worker need wait
+                    busy.append(item)
+                else:
+                    tasks.submit(item.name, job, item, seen.get(item.name, ""), dead)
+            over = tasks.finished()
+            for name, outcome in over:
+                if type(outcome).__name__ == "KilledWorker":
+                    deaths[name] += 1  # those that waited on the worker count as well, and may be innocent
+                    outcome = job.give_up(by_name[name], outcome) if deaths[name] > MOST_DEATHS else None
+                if isinstance(outcome, Exception):  # none of a slide: the function cannot be run there
+                    raise outcome
+                if outcome is None:
+                    busy.append(by_name[name])
+                    continue
+                found[name] = outcome
+                told(outcome)
+            if not waiting:
+                waiting, busy = busy, deque()
+                if waiting and not over:
+                    pause.sleep(moved=False)
+                elif over:
+                    pause = Pause()
+        return found
+    finally:
+        tasks.cancel()
+
+
+def attempt_on_worker(job: Job, item: Item, seen: str, dead: str) -> State | None:
+    """Task of a worker: :meth:`gdml.corpus.job.Job.attempt`.
+
+    Parameters
+    ----------
+    job, item, seen
+        What is done, and with which slide.
+    dead
+        Token of a holder of the slide that the caller judged dead.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the worker does not see the folder of the results.
+    """
+    if not job.folder.path.is_dir():
+        raise FileNotFoundError(
+            f"A worker does not see `out`, {str(job.folder.path)!r}; put it on a file system that all machines share."
+        )
+    return job.attempt(item, seen, Watch(job.stale_s, known_dead=(dead,)))
+
+
+def _outcome(future: Any) -> Any:
+    """Give the result of a finished task, or its exception."""
+    return future.exception() if future.status == "error" else future.result()
