@@ -3,14 +3,15 @@
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from .shared import check_shared
 from ._watch import Watch
 from .job import MOST_DEATHS, Job
 from .leases import dead_holder
 from .manifest import Item
 from .run import Pause, Told
+from .shared import check_shared
 from .states import State
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class Tasks:
                 wait(list(self._flying), timeout=timeout_s, return_when="FIRST_COMPLETED")
             except TimeoutError:
                 self._check()
+            except CancelledError:
+                self._gone()
         over = [future for future in self._flying if future.done()]
         if any(future.status in ("cancelled", "lost") for future in over):
             self._gone()

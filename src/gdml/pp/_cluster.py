@@ -1,109 +1,103 @@
 """Encode slides on the workers of a Dask cluster, a task a slide."""
 
 import os
-import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from socket import gethostname
 from threading import Lock
 from typing import Any
-from uuid import uuid4
 
 from scanpy import logging as logg
 
 from gdml._errors import count, some
+from gdml.corpus.cluster import Tasks
+from gdml.corpus.shared import check_shared
 
 from ._embed_slide import EmbeddedSlide, SlideTask, embed_slide
 from ._extract import Extractor
 from ._plan import Plan
 
+_RESUMED = "the next call finds the tiles that were stored"
 _busy = Lock()  # one slide at a time in a process, however many threads it has: they share the memory of its device
 
 
-def _check_client(client: Any) -> None:
-    """Refuse what is not a client of a Dask cluster, with a TypeError."""
-    if type(client).__module__.split(".")[0] != "distributed" or not hasattr(client, "submit"):
-        raise TypeError(
-            f"`client` must be a dask.distributed.Client, found {type(client).__name__}; make one with "
-            "dask.distributed.Client(address), where address is that of the scheduler."
-        )
-    if client.asynchronous:
-        raise TypeError("`client` is asynchronous; pass one that is not: dask.distributed.Client(address).")
-
-
-def plan_for(client: Any, plan: Plan, folder: Path) -> Plan:
-    """Make the plan that all workers follow: paths and precision are settled here, so that all encode alike.
-
-    Parameters
-    ----------
-    client
-        The cluster; at least one worker is waited for.
-    plan
-        What the user asked for.
-    folder
-        Folder of the stores, which all workers must see.
+def check_plan(plan: Plan, client: Any) -> None:
+    """Refuse encoders that workers cannot make, and what is no client.
 
     Raises
     ------
     TypeError
-        If ``client`` is none, or the encoder is a module or function.
+        If the encoder is a module or function, or ``client`` no client.
     ValueError
-        If the workers differ in the precision that ``"auto"`` is, or in their version of gdml.
-    FileNotFoundError
-        If a worker cannot see the folder of the stores.
+        If the client is asynchronous.
+    ConnectionError
+        If its scheduler cannot be reached.
     """
-    _check_client(client)
+    Tasks(client, _embed_on_worker)
     if not plan.by_name:
         raise TypeError(
-            f"`encoder` is a {type(plan.encoder).__name__}, and with `client` an encoder must be named: each worker "
-            "makes its own, which is safer and faster than sending code and weights. Save its weights "
-            "(safetensors) and pass the architecture with weights=, or leave `client` out."
+            f"`encoder` is a {type(plan.encoder).__name__}, and with `client` it must be a name: each worker makes its "
+            "own encoder, so that no code is sent to it. Save the weights (safetensors) and pass the architecture with "
+            "weights=, or leave `client` out."
         )
-    plan = replace(
-        plan,
-        device=str(plan.device),
-        weights=None if plan.weights is None else os.path.abspath(os.path.expanduser(plan.weights)),
-    )
-    logg.info(f"embed: waiting for a worker of {client.scheduler.address}")
+
+
+def settle(plan: Plan, client: Any) -> Plan:
+    """Settle what depends on the machine, so that all workers encode alike.
+
+    Parameters
+    ----------
+    plan
+        What the user asked for; checked.
+    client
+        The cluster; at least one worker is waited for.
+
+    Returns
+    -------
+    The plan with the precision of the workers in place of ``"auto"``, and the full path of the weights.
+
+    Raises
+    ------
+    ValueError
+        If a worker lacks the device, or they differ in precision or in their version of gdml.
+    """
+    if plan.weights is not None:
+        plan = replace(plan, weights=os.path.abspath(os.path.expanduser(plan.weights)))
+    plan = replace(plan, device=str(plan.device))
+    logg.info(f"embed: waiting for workers of {client.scheduler.address}")
     client.wait_for_workers(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".gdml-probe-") as probe:
-        seen = client.run(_look, Path(probe.name), plan, on_error="return")
-    for worker, found in seen.items():
+    versions, precisions = set(), set()
+    for worker, found in client.run(_about, plan, on_error="return").items():
         if isinstance(found, BaseException):
-            found.add_note(f"Raised on worker {worker}.")
+            found.add_note(f"Raised on the worker {worker}.")
             raise found
-    blind = [worker for worker, (sees, _, _) in seen.items() if not sees]
-    if blind:
-        raise FileNotFoundError(
-            f"The folder of the stores, {str(folder)!r}, is not the same on the workers {some(blind)}: put it on a "
-            "file system that all machines share, with cache_dir= or gdml.settings.cache_dir (GDML_CACHE_DIR)."
+        versions.add(found[0])
+        precisions.add(found[1])
+    if len(versions) > 1:
+        raise ValueError(f"The workers have gdml {some(sorted(versions))}; install one version on all machines.")
+    if len(precisions) > 1:
+        raise ValueError(
+            "`precision='auto'` is fp32 on some workers and bf16 on others, so that features would differ; pass "
+            "precision='fp32' or precision='bf16'."
         )
-    for i, what, mend in (
-        (1, "versions of gdml", "install the same one on all machines"),
-        (2, "precision of device='auto'", "pass precision='fp32' or precision='bf16'"),
-    ):
-        if len({found[i] for found in seen.values()}) > 1:
-            raise ValueError(f"The workers differ in {what} ({some(sorted({f[i] for f in seen.values()}))}); {mend}.")
-    return replace(plan, precision=next(iter(seen.values()))[2])
+    return replace(plan, precision=precisions.pop())
 
 
-def _look(probe: Path, plan: Plan) -> tuple[bool, str, str]:
-    """On a worker: whether it sees the stores, its version, and the precision that it would compute in."""
+def _about(plan: Plan) -> tuple[str, str]:
+    """Version and precision of a worker."""
     from gdml import __version__
     from gdml.encoders.device import resolve_device, use_bf16
 
-    return probe.exists(), __version__, "bf16" if use_bf16(resolve_device(plan.device), plan.precision) else "fp32"
+    return __version__, "bf16" if use_bf16(resolve_device(plan.device), plan.precision) else "fp32"
 
 
 def embed_on_workers(
     client: Any, tasks: Sequence[SlideTask], plan: Plan, identity: str
 ) -> Iterator[tuple[str, EmbeddedSlide]]:
-    """Encode slides on the workers, as many at once as there are workers.
+    """Encode slides on the workers.
 
     What a worker was encoding when it died, another one resumes from the stores.
 
@@ -114,7 +108,7 @@ def embed_on_workers(
     tasks
         The slides.
     plan
-        From :func:`plan_for`.
+        From :func:`settle`.
     identity
         Identity of the extractor in this process, which those of the workers must have.
 
@@ -126,37 +120,30 @@ def embed_on_workers(
     ------
     ValueError
         If an image is not a file.
+    OSError
+        If workers do not see the images or the folder of the stores.
     RuntimeError
         If the workers died that encoded a slide.
     ConnectionError
         If the scheduler went away.
     """
-    from distributed import as_completed
-
-    waiting = list(reversed(_with_paths(tasks)))
-    running: dict[Any, str] = {}
-    completed = as_completed()
-
-    def submit() -> None:
-        # no more slides than workers, or one worker would hold several while another has none
-        while waiting and len(running) < max(len(client.nthreads()), 1):
-            task = waiting.pop()
-            future = client.submit(_embed_on_worker, task, plan, identity, key=f"gdml-embed-{uuid4()}")
-            running[future] = task.name
-            completed.add(future)
-
+    waiting = deque(_with_paths(tasks))
+    for folder in {task.folder for task in tasks}:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_shared(client, folder, [Path(task.source) for task in waiting])
+    on_workers, n_done = Tasks(client, _embed_on_worker), 0
     try:
-        submit()
-        for future in completed:
-            name = running[future]
-            with _explained(name):
-                embedded = future.result()
-            del running[future]
-            submit()
-            yield name, embedded
+        while n_done < len(tasks):
+            while waiting and on_workers.room > 0:
+                task = waiting.popleft()
+                on_workers.submit(task.name, task, plan, identity)
+            for name, outcome in on_workers.finished():
+                if isinstance(outcome, BaseException):
+                    _fail(name, outcome)
+                n_done += 1
+                yield name, outcome
     finally:
-        if client.status == "running":
-            client.cancel(list(running))
+        on_workers.cancel()
 
 
 def _with_paths(tasks: Sequence[SlideTask]) -> list[SlideTask]:
@@ -164,34 +151,21 @@ def _with_paths(tasks: Sequence[SlideTask]) -> list[SlideTask]:
     others = [task.name for task in tasks if not isinstance(task.source, str | os.PathLike)]
     if others:
         raise ValueError(
-            f"`client`: the images of the slides {some(others)} are in memory, and workers read files; save them and "
-            f"pass their paths, image={{{others[0]!r}: 'slide.tif'}}, or leave `client` out."
+            f"`client`: images in memory are not sent to workers, which read files (slides {some(others)}); save them "
+            f"and pass their paths, image={{{others[0]!r}: 'slide.tif'}}, or leave `client` out."
         )
     return [replace(task, source=os.path.abspath(os.path.expanduser(task.source))) for task in tasks]
 
 
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Name the slide and the mend where a task failed for reasons of the cluster."""
-    from distributed import KilledWorker
-
-    resumed = "the next call finds the tiles that were stored"
-    try:
-        yield
-    except KilledWorker as error:
+def _fail(name: str, error: BaseException) -> None:
+    """Raise the error of a slide, with its name."""
+    if type(error).__name__ == "KilledWorker":
         raise RuntimeError(
-            f"Slide {name!r}: {count(error.allowed_failures + 1, 'worker')} died that encoded it, the last on "
-            f"{error.last_worker.address}. Workers that need more memory than they may have are killed: see their logs, "
-            f"give them more or pass a smaller batch_size; {resumed}."
+            f"Slide {name!r}: {count(error.allowed_failures + 1, 'worker')} died that had it, as happens where memory "  # type: ignore[attr-defined]
+            f"runs out: see the logs of the workers, give them more memory or pass a smaller batch_size; {_RESUMED}."
         ) from error
-    except CancelledError as error:
-        raise ConnectionError(
-            f"Slide {name!r}: the scheduler of `client` went away, or its tasks were cancelled. Make a client of a "
-            f"scheduler that runs, dask.distributed.Client(address), and call again; {resumed}."
-        ) from error
-    except Exception as error:
-        error.add_note(f"Slide {name!r}, encoded by a worker of `client`; {resumed}.")
-        raise
+    error.add_note(f"Slide {name!r}, encoded by a worker of `client`; {_RESUMED}.")
+    raise error
 
 
 def _embed_on_worker(task: SlideTask, plan: Plan, identity: str) -> EmbeddedSlide:

@@ -21,7 +21,7 @@ from gdml.spots.images import HIRES, tiled_image
 from gdml.spots.resolve import Spots
 from gdml.spots.tiles import tile_spots
 
-from ._cluster import embed_on_workers, plan_for
+from ._cluster import check_plan, embed_on_workers, settle
 from ._embed_slide import EmbeddedSlide, SlideTask, embed_slide
 from ._extract import Extractor
 from ._plan import Plan
@@ -67,7 +67,8 @@ def embed_spots(
         if client is None:
             extractor = plan.make()
         else:
-            plan = plan_for(client, plan, folder)
+            check_plan(plan, client)
+            plan = settle(plan, client)
             extractor = replace(plan, device="cpu").make()  # nothing is encoded here
         if spots.record(_keys.TILES) is None:
             logg.info("embed: the spots have no tiles yet, running gdml.pp.tile(adata) with its defaults")
