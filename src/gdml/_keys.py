@@ -9,11 +9,13 @@ SPATIAL = "spatial"  # obsm: spot centres (x, y), full-resolution px; uns: Visiu
 LIBRARY = "library_id"  # obs: slide of each spot
 ARRAY_ROW = "array_row"  # obs: grid row of each spot
 ARRAY_COL = "array_col"  # obs: grid column of each spot
+TISSUE_FRACTION = "tissue_fraction"  # obs: share of tissue in a tile of a slide without spots
 
 IMAGE_PATH = "source_image_path"  # uns[spatial][library]["metadata"]: full-resolution image
 SPOT_PITCH = "spot_pitch_um"  # uns[spatial][library]["metadata"]: centre to centre distance, um
 
 # parts of uns[key]
+TISSUE = "tissue"
 TILES = "tiles"
 FEATURES = "features"
 NORMALIZATION = "normalization"

@@ -8,9 +8,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from gdml import _keys
-
-HIRES_PX = 2000
-LOWRES_PX = 600
+from gdml.slides.thumbnail import HIRES_PX, LOWRES_PX
 
 
 def pitch_px(xy: NDArray[np.floating], grid: NDArray[np.floating]) -> float:

@@ -7,11 +7,12 @@ if TYPE_CHECKING:
     from gdml.spots.features import load_features
 
     from ._embed import embed
+    from ._grid import grid
     from ._normalize import normalize
     from ._select_genes import select_genes
     from ._tile import tile
 
-__all__ = ["embed", "load_features", "normalize", "select_genes", "tile"]
+__all__ = ["embed", "grid", "load_features", "normalize", "select_genes", "tile"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import KDTree
 
 _LEGACY_ST_MOST = 64  # legacy ST arrays have 33 x 35 positions; larger square grids are another technology
 _FEWEST = 8  # spots needed to recognise a grid
@@ -102,12 +103,7 @@ def um_per_px_from_neighbors(xy: ArrayLike, pitch_um: float) -> float:
     if len(xy) < 2:
         raise ValueError("At least two spots are needed to measure their pitch.")
     asked = np.unique(np.linspace(0, len(xy) - 1, min(len(xy), _QUERIES)).astype(int))
-    nearest = np.empty(len(asked))
-    for i, spot in enumerate(asked):
-        squared = np.square(xy - xy[spot]).sum(1)
-        squared[spot] = np.inf
-        nearest[i] = squared.min()
-    pitch_px = float(np.sqrt(np.median(nearest)))
+    pitch_px = float(np.median(KDTree(xy).query(xy[asked], k=2)[0][:, 1]))  # the nearest one is the spot itself
     if pitch_px == 0:
         raise ValueError("Most spots coincide with another one, so they have no pitch.")
     return pitch_um / pitch_px

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ._slide import Slide
 
 LONGEST = 1024  # px
+HIRES_PX, LOWRES_PX = 2000, 600  # longest side of the images in a Visium AnnData
 MOST_PX = 1 << 29  # pixels decoded for a thumbnail; about five seconds
 _BAND = 64  # rows of the thumbnail read at a time
 

@@ -160,7 +160,7 @@ class Spots:
 def _record(adata: AnnData, key: str, part: str) -> dict[str, Any] | None:
     """Part of ``uns[key]``, else of the key that the tiles of a compared model were recorded under."""
     own = adata.uns.get(key, {})
-    if part in own or part not in (_keys.TILES, _keys.FEATURES, _keys.NORMALIZATION):
+    if part in own or part not in (_keys.TISSUE, _keys.TILES, _keys.FEATURES, _keys.NORMALIZATION):
         return own.get(part)
     homes = (k for k, stored in adata.uns.items() if key.startswith(f"{k}_") and isinstance(stored, Mapping))
     return next((adata.uns[home][part] for home in homes if part in adata.uns[home]), None)

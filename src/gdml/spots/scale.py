@@ -181,7 +181,8 @@ def _sources(
     entry = slide_entry(spots.adata, library, spots.spatial_key)
     factors = entry.get("scalefactors", {})
     row_col = _row_col(spots, library)
-    kind = None if row_col is None else grid_kind(*row_col)
+    laid = spots.record(_keys.TISSUE) is not None  # by gdml.pp.grid, not the array of a technology
+    kind = None if row_col is None or laid else grid_kind(*row_col)
     bin_um = _number(factors.get("bin_size_um"))
     stated = (pitch_um, _number(entry.get("metadata", {}).get(_keys.SPOT_PITCH)), bin_um)
     pitch = next((value for value in stated if value is not None), PITCH_UM.get(kind or ""))
@@ -198,8 +199,8 @@ def _sources(
     if diameter_um and diameter_px:
         low, high = (um / diameter_px for um in diameter_um)
         diameter = [_Source("spot diameter", low, high, assumed)]
-    # the nearest of a few spots need not be its neighbour on the array
-    scattered = kind is None and len(spots.slides[library]) < _FEWEST
+    # the nearest of a few spots, or of tiles on scattered tissue, need not be its neighbour
+    scattered = laid or kind is None and len(spots.slides[library]) < _FEWEST
     if pitch and pitch_px and not (scattered and (found or any(source.exact for source in diameter))):
         found.append(_Source("spot pitch", pitch / pitch_px, pitch / pitch_px, assumed))
     return found + diameter

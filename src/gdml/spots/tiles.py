@@ -24,8 +24,8 @@ from .scale import BOUNDS, BOUNDS_HIRES, check_scale_arguments, slide_scale
 _COARSE = 4.0  # enlargement beyond which a tile shows no cells
 
 # Warnings, one for all slides
-_CONFLICT = "The sources of the scale disagree by more than 10 %: {}. Pass um_per_px= to gdml.pp.tile to decide."
-_FEW_PIXELS = "A tile is too few pixels wide to show cells: {}. Pass the full-resolution image with image=."
+_CONFLICT = "The sources of the scale disagree by more than 10 %: {}. Pass um_per_px= to decide."
+_FEW_PIXELS = "A tile is too few pixels wide to show cells: {}. Pass the full-resolution image."
 _GLASS = (
     "Spots lie over glass: {}. Usual causes: x and y are swapped; the coordinates are those of the hires image; the "
     "image is flipped or rotated; it is the image of another slide. Spots beside the tissue count too unless "
@@ -44,6 +44,7 @@ def tile_spots(
     image: Any = None,
     outside: str = "error",
     check: bool = True,
+    report: bool = True,
     stacklevel: int = 3,
 ) -> Spots:
     """Lay tiles on resolved spots: the computation of :func:`gdml.pp.tile`, which documents results and errors.
@@ -53,7 +54,9 @@ def tile_spots(
     spots
         Resolved spots; their ``adata`` is written to.
     tile_um, tile_px, n_side, um_per_px, spot_pitch_um, image, outside, check
-        As in :func:`gdml.pp.tile`.
+        As in :func:`gdml.pp.tile`. Tiles that a tissue map has placed are not compared with the tissue.
+    report
+        Leave the line that says what was done.
     stacklevel
         Of the warnings.
 
@@ -94,7 +97,7 @@ def tile_spots(
             xy = spots.xy[rows] - origin
             inside[rows] = ((xy >= 0) & (xy < size)).all(1)
             _refuse_outside(library, size, xy, inside[rows], outside)
-            if check:
+            if check and spots.record(_keys.TISSUE) is None:
                 doubts.append(doubt(spots, library, slide, xy, inside[rows]))
             mask[rows] = neighbor_mask(xy, side_px, size, n_side)
             slides[library] = {
@@ -126,6 +129,8 @@ def tile_spots(
     if not inside.all():
         spots = _drop(spots, inside)
     _write(spots, record, mask[inside])
+    if report:
+        tell(_summary(record))
     return spots
 
 
@@ -151,7 +156,6 @@ def _write(spots: Spots, record: dict[str, Any], mask: NDArray[np.bool_]) -> Non
             f"({slide['um_per_px_source']})"
         )
     logg.info(f"    {1 - mask.mean():.1%} of the neighbour tiles extend beyond their image and are masked")
-    tell(_summary(record))
 
 
 def _summary(record: Mapping[str, Any]) -> str:

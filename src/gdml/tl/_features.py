@@ -100,7 +100,7 @@ def make_features(
         logg.info(f"predict: running gdml.pp.embed(adata, encoder={model.features['encoder']!r}), the model's encoder")
         embed_spots(
             spots,
-            _encoder(model, encoder),
+            model_encoder(model, encoder),
             tokens=model.features["tokens"],
             neighbors=model.features.get("neighbors", "exact"),
             image=image,
@@ -121,8 +121,21 @@ def _run_by(verb: str, step: str) -> Iterator[None]:
         raise
 
 
-def _encoder(model: "TrainedModel", encoder: Any) -> Any:
-    """Make the encoder of the model, and check its identity."""
+def model_encoder(model: "TrainedModel", encoder: Any = None) -> Any:
+    """Make the encoder of a model, and check its identity.
+
+    Parameters
+    ----------
+    model
+        Its ``features`` say which encoder it was trained with.
+    encoder
+        As in :func:`gdml.tl.predict`.
+
+    Raises
+    ------
+    ValueError
+        If the encoder is not built in and was not passed, or is another one.
+    """
     from gdml.encoders import get_encoder
 
     name, identity = model.features["encoder"], model.features["identity"]

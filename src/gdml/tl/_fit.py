@@ -22,7 +22,7 @@ from gdml.spots.resolve import Spots
 from gdml.spots.undo import all_or_nothing
 
 from ._features import run_missing_steps
-from ._predict import IN_MEMORY
+from ._model import IN_MEMORY
 from ._record import high_genes, plain, split_record, summary, tile_geometry, versions
 
 if TYPE_CHECKING:

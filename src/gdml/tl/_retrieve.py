@@ -206,7 +206,7 @@ def _rows(adata: Any, spots: str | Iterable[str] | None) -> NDArray[np.intp]:
 
 
 def _find_model(asked: Any, among: Spots, model: Any) -> "TrainedModel":
-    from ._predict import find_model
+    from ._model import find_model
 
     if model is None:
         used = [(among, _keys.FIT), (asked, _keys.PREDICT), (among, _keys.PREDICT)]

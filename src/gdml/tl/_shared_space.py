@@ -17,7 +17,7 @@ from gdml.spots.measured import measured_expression
 from gdml.spots.resolve import Spots
 from gdml.training.trained import weights_digest
 
-from ._predict import predict_spots
+from ._predict_spots import predict_spots
 
 if TYPE_CHECKING:
     from gdml.training import TrainedModel

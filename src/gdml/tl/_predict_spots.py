@@ -1,0 +1,133 @@
+"""Predict resolved spots, and write what was predicted."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scanpy import logging as logg
+
+from gdml import _keys
+from gdml._errors import check_count
+from gdml._provenance import provenance_key
+from gdml._settings import settings
+from gdml.spots.genes import GeneMatch, match_genes
+from gdml.spots.provenance import known_slides, training_slides
+from gdml.spots.resolve import Spots
+from gdml.spots.undo import all_or_nothing
+
+from ._features import make_features
+from ._model import find_model
+from ._record import versions
+
+if TYPE_CHECKING:
+    from gdml.training import TrainedModel
+
+
+def predict_spots(
+    spots: Spots,
+    model: Any,
+    *,
+    image: Any = None,
+    encoder: Any = None,
+    um_per_px: float | Mapping[str, float] | None = None,
+    spot_pitch_um: float | None = None,
+    device: Any = "auto",
+    precision: Any = "auto",
+    batch_size: int = 512,
+    gene_key: str | None = None,
+) -> tuple[list[str], GeneMatch, list[str]]:
+    """Predict and write as :func:`gdml.tl.predict` describes.
+
+    Returns
+    -------
+    Steps that were run, the genes that were matched, and the slides that the model was trained on.
+    """
+    from gdml.encoders.device import resolve_device, use_bf16
+    from gdml.training.fabric import make_fabric
+    from gdml.training.trained import weights_digest
+
+    adata, key = spots.adata, spots.key
+    on = resolve_device(device)
+    fabric = make_fabric(on, precision=precision)
+    check_count("batch_size", batch_size)
+    trained, path = find_model(spots, model)
+    match = match_genes(adata, trained.panel, gene_key)
+    with all_or_nothing(adata, key):
+        steps = make_features(
+            spots,
+            trained,
+            image=image,
+            encoder=encoder,
+            um_per_px=um_per_px,
+            spot_pitch_um=spot_pitch_um,
+            device=device,
+            precision=precision,
+        )
+        values, embedding = _predict_rows(spots, trained, fabric, batch_size)
+        slides = known_slides(spots)
+    predicted = pd.DataFrame(values, index=adata.obs_names, columns=pd.Index(trained.panel))
+    seen = None if trained.slides is None else training_slides(slides, trained.slides)
+
+    adata.obsm[key] = predicted
+    if embedding is not None:
+        adata.obsm[_keys.embedding(key)] = embedding
+    _write_layer(adata, predicted, match, key)
+    weights = weights_digest(trained.module)
+    about = {
+        "weights": weights,
+        "model": trained.provenance,
+        "slides": [about["key"] for about in slides.values()],
+        "precision": "bf16" if use_bf16(on, precision) else "fp32",
+        "device": on.type,
+    }
+    record = {
+        "model": path,
+        "name": trained.name,
+        "weights": weights,
+        "panel": np.array(trained.panel, dtype=object),
+        "normalization": dict(trained.normalization),
+        "high_genes": np.array(trained.high_genes, dtype=object),
+        "n_matched": match.n,
+        "gene_key": match.gene_key,
+        "provenance": provenance_key(about),
+        "versions": versions(),
+    }
+    if seen is not None:
+        record["in_training"] = np.array(seen, dtype=object)
+    spots.write_record(_keys.PREDICT, record)
+    return steps, match, seen or []
+
+
+def _predict_rows(
+    spots: Spots, trained: "TrainedModel", fabric: Any, batch_size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Predictions (n_obs, panel) and embedding (n_obs, d) in the order of the AnnData; the model returns to the CPU."""
+    from gdml.spots.data import spot_data
+    from gdml.training.loop import predict as predict_data
+
+    data, order = spot_data(spots)
+    try:
+        fabric.to_device(trained.module)
+        values, embedding = predict_data(trained.module, data, fabric, batch_size=batch_size)
+    finally:
+        trained.module.cpu()
+    back = np.argsort(order)
+    return values.numpy()[back], None if embedding is None else embedding.numpy()[back]
+
+
+def _write_layer(adata: AnnData, predicted: pd.DataFrame, match: GeneMatch, key: str) -> None:
+    """Write the predictions of the matched genes to a layer."""
+    adata.layers.pop(key, None)
+    size = adata.n_obs * adata.n_vars * 4 / 1e9
+    if match.n and size > settings.max_layer_gb:
+        logg.warning(
+            f"predict: layers[{key!r}] would take {size:.1f} GB, more than gdml.settings.max_layer_gb = "
+            f"{settings.max_layer_gb:g}; the predictions are in obsm[{key!r}] alone."
+        )
+    elif match.n:
+        layer: NDArray[np.float32] = np.full(adata.shape, np.nan, np.float32)
+        layer[:, match.columns[match.present]] = predicted.to_numpy()[:, match.present]
+        adata.layers[key] = layer
