@@ -1,7 +1,6 @@
 """Encode slides on the workers of a Dask cluster, a task a slide."""
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -14,6 +13,7 @@ from scanpy import logging as logg
 
 from gdml._errors import count, some
 from gdml.corpus.cluster import Tasks
+from gdml.corpus.each import each
 from gdml.corpus.shared import check_shared
 
 from ._embed_slide import EmbeddedSlide, SlideTask, embed_slide
@@ -127,23 +127,14 @@ def embed_on_workers(
     ConnectionError
         If the scheduler went away.
     """
-    waiting = deque(_with_paths(tasks))
+    calls = {task.name: (task, plan, identity) for task in _with_paths(tasks)}
     for folder in {task.folder for task in tasks}:
         folder.mkdir(parents=True, exist_ok=True)
-        check_shared(client, folder, [Path(task.source) for task in waiting])
-    on_workers, n_done = Tasks(client, _embed_on_worker), 0
-    try:
-        while n_done < len(tasks):
-            while waiting and on_workers.room > 0:
-                task = waiting.popleft()
-                on_workers.submit(task.name, task, plan, identity)
-            for name, outcome in on_workers.finished():
-                if isinstance(outcome, BaseException):
-                    _fail(name, outcome)
-                n_done += 1
-                yield name, outcome
-    finally:
-        on_workers.cancel()
+        check_shared(client, folder, [Path(task.source) for task, *_ in calls.values()])
+    for name, outcome in each(client, _embed_on_worker, calls):
+        if isinstance(outcome, BaseException):
+            _fail(name, outcome)
+        yield name, outcome
 
 
 def _with_paths(tasks: Sequence[SlideTask]) -> list[SlideTask]:
