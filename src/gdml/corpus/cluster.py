@@ -1,10 +1,13 @@
 """Run a corpus on the workers of a Dask cluster."""
 
+import math
+import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._watch import Watch
 from .job import MOST_DEATHS, Job
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 _AHEAD = 2  # tasks in flight for each thread of a worker, so that none waits for the client
 _WAIT_S = 1.0
+_COUNT_S = 2.0  # between two counts of the workers
 
 
 class Tasks:
@@ -48,13 +52,17 @@ class Tasks:
             raise ValueError("`client` is asynchronous; pass one made by Client(address) without asynchronous=True.")
         self._client, self._function = client, function
         self._flying: dict[Any, str] = {}
+        self._threads, self._counted = 0, -math.inf
         self._check()
 
     @property
     def room(self) -> int:
         """Number of tasks that may be submitted now."""
-        threads = sum(self._client.nthreads().values())
-        return _AHEAD * max(threads, 1) - len(self._flying)
+        if time.monotonic() > self._counted + _COUNT_S:  # a cluster may grow and shrink
+            with self._reached():
+                self._threads = sum(self._client.nthreads().values())
+            self._counted = time.monotonic()
+        return _AHEAD * max(self._threads, 1) - len(self._flying)
 
     def submit(self, name: str, *args: Any) -> None:
         """Submit a task.
@@ -67,7 +75,8 @@ class Tasks:
             Of the function.
         """
         # pure=False: it is run for what it writes, and Dask must not reuse the result of an earlier one
-        future = self._client.submit(self._function, *args, pure=False, key=f"gdml-{name}-{uuid.uuid4().hex}")
+        with self._reached():
+            future = self._client.submit(self._function, *args, pure=False, key=f"gdml-{name}-{uuid.uuid4().hex}")
         self._flying[future] = name
 
     def finished(self, timeout_s: float = _WAIT_S) -> list[tuple[str, Any]]:
@@ -103,15 +112,23 @@ class Tasks:
 
     def cancel(self) -> None:
         """Withdraw the tasks that are not begun; those that run are finished by their workers."""
-        if self._flying and self._client.status == "running":
-            self._client.cancel(list(self._flying))
+        with suppress(OSError):  # a scheduler that went away runs nothing
+            if self._flying and self._client.status == "running":
+                self._client.cancel(list(self._flying))
         self._flying.clear()
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # Dask's own errors of connections are of this kind
+            self._gone()
 
     def _check(self) -> None:
         if self._client.status != "running":
             self._gone()
 
-    def _gone(self) -> None:
+    def _gone(self) -> NoReturn:
         address = getattr(getattr(self._client, "scheduler", None), "address", "unknown address")
         raise ConnectionError(
             f"The Dask scheduler at {address} went away. What was done is on disk: call again with a new client for the rest."

@@ -131,8 +131,8 @@ class Job:
         if not (moved and _whole(self.folder.result(item.name))):
             return None
         done = replace(state, state=DONE, publishing=False)
-        self._write(done)
         shutil.rmtree(self.folder.work(item.name), ignore_errors=True)
+        self._write(done)
         return done
 
     def _run(self, item: Item, lease: Lease) -> State | None:
@@ -163,8 +163,10 @@ class Job:
                     return None
                 raise
             done = replace(state, state=DONE, since=now())
+            shutil.rmtree(
+                self.folder.work(item.name), ignore_errors=True
+            )  # first: nobody looks after a slide that is done
             self._write(done)
-            shutil.rmtree(self.folder.work(item.name), ignore_errors=True)
             return done
         except Exception as error:  # noqa: BLE001  # whatever a slide raises, the others go on
             if not lease.held():

@@ -1,11 +1,13 @@
 """Run a corpus in this process, and wait for what other processes do of it."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ._watch import Watch
 from .job import Job
+from .leases import claim
 from .manifest import Item
 from .states import FAILED, State, queue, read_state
 
@@ -75,6 +77,21 @@ def run_here(job: Job, items: Sequence[Item], seen: Mapping[str, str], told: Tol
         pause.sleep(moved=len(busy) < len(pending), left=bool(busy))
         pending = busy
     return found
+
+
+def tidy(job: Job) -> None:
+    """Remove the leases of dead processes that had just finished their slides.
+
+    Parameters
+    ----------
+    job
+        Whose folder is tidied; what living processes hold is left alone.
+    """
+    watch = Watch(job.stale_s)
+    for name in os.listdir(job.folder.path / "leases"):
+        lease = claim(job.folder.leases(name), watch)
+        if lease is not None:
+            lease.release()
 
 
 class Pause:
