@@ -3,7 +3,6 @@
 import importlib
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import huggingface_hub
@@ -77,23 +76,30 @@ def test_a_full_disk(no_slide, monkeypatch):
     ("name", "extra"), [("squidpy", "spatial"), ("spatialdata", "spatial"), ("distributed", "cluster")]
 )
 def test_an_extra_that_is_not_installed(no_slide, monkeypatch, name, extra):
-    def without(package):
-        if package == name:
-            raise PackageNotFoundError(package)
-        return version(package)
-
-    monkeypatch.setattr(doctor, "version", without)
-    check = found(name)
+    monkeypatch.setattr(doctor, "import_module", without(name, ModuleNotFoundError(f"No module {name}", name=name)))
+    check = found(f"{name} is not installed")
     assert check.level == "warn" and check.mend == f"pip install 'gdml[{extra}]'"
 
 
-def test_a_native_library_that_does_not_load(monkeypatch):
+@pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'xyz'", name="xyz"), AttributeError("no xyz")])
+def test_an_extra_that_does_not_fit(no_slide, monkeypatch, error):
+    monkeypatch.setattr(doctor, "import_module", without("squidpy", error))
+    check = found("squidpy cannot be imported")
+    assert check.level == "warn" and "xyz" in check.what and check.mend.startswith("pip install 'gdml[spatial]'")
+
+
+def without(package, error):
     def load(name):
-        if name == "pyvips":
-            raise OSError("libvips.so.42: cannot open shared object file\nand more")
+        if name == package:
+            raise error
         return importlib.import_module(name)
 
-    monkeypatch.setattr(doctor, "import_module", load)
+    return load
+
+
+def test_a_native_library_that_does_not_load(monkeypatch):
+    error = OSError("libvips.so.42: cannot open shared object file\nand more")
+    monkeypatch.setattr(doctor, "import_module", without("pyvips", error))
     check = found("pyvips")
     assert check.level == "fail" and "libvips.so.42: cannot open shared object file)" in check.what
     assert check.mend == "pip install --force-reinstall 'pyvips[binary]'"

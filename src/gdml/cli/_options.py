@@ -41,7 +41,7 @@ def add_computing(parser: argparse.ArgumentParser) -> Any:
     )
     group.add_argument("--precision", default="auto", help="auto (default), bf16 or fp32")
     messages = parser.add_argument_group("messages")
-    messages.add_argument("-q", "--quiet", action="store_true", help="print errors and failed slides alone")
+    messages.add_argument("-q", "--quiet", action="store_true", help="print the outcome alone")
     messages.add_argument("--traceback", action="store_true", help="show where an error was raised")
     return group
 

@@ -17,6 +17,9 @@ _EXTRAS = (
     ("squidpy", "spatial", "plots of squidpy"),
     ("distributed", "cluster", "Dask clusters"),
 )
+_WHEELS = {"pyvips": "'pyvips[binary]'", "openslide": "openslide-bin openslide-python"}
+# what imports raise where a library, or the version of another package, does not fit
+_BROKEN = (ImportError, OSError, AttributeError, ValueError, TypeError, RuntimeError)
 _FULL_GB = 10.0  # free space that is worth a warning: features of a few slides
 
 
@@ -98,32 +101,41 @@ def checks() -> Iterator[Check]:
 
 
 def _package(name: str) -> Check:
-    """Whether a package and the native libraries that it loads can be imported."""
-    natives: dict[str, Callable[[Any], str]] = {
-        "pyvips": lambda module: f", libvips {'.'.join(str(module.version(i)) for i in range(3))}",
-        "openslide": lambda module: f", OpenSlide {module.__library_version__}",
-    }
+    """Whether a package that gdml needs can be imported, with the native libraries that it loads."""
     try:
-        module = import_module(name)
-        native = natives.get(name, lambda module: "")(module)
+        found = _imported(name)
     except ModuleNotFoundError as error:
         return Check("fail", f"{name} cannot be imported ({error})", "pip install --force-reinstall gdml")
-    except (ImportError, OSError, AttributeError) as error:
-        wheel = {"pyvips": "'pyvips[binary]'", "openslide": "openslide-bin openslide-python"}.get(name, name)
+    except _BROKEN as error:
         return Check(
             "fail",
             f"{name} is installed and cannot be loaded ({_first_line(error)})",
-            f"pip install --force-reinstall {wheel}",
+            f"pip install --force-reinstall {_WHEELS.get(name, name)}",
         )
-    return Check("ok", f"{name} {_version(name, module)}{native}")
+    return Check("ok", found)
 
 
 def _extra(name: str, extra: str, purpose: str) -> Check:
-    """Whether an optional package is there; it is not imported where it takes long to."""
+    """Whether an optional package can be imported."""
+    mend = f"pip install 'gdml[{extra}]'"
     try:
-        return Check("ok", f"{name} {version(name)}")
-    except PackageNotFoundError:
-        return Check("warn", f"{name} is not installed, for {purpose}", f"pip install 'gdml[{extra}]'")
+        return Check("ok", _imported(name))
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return Check("warn", f"{name} is not installed, for {purpose}", mend)
+        return Check("warn", f"{name} cannot be imported ({error}), for {purpose}", mend)
+    except _BROKEN as error:
+        return Check("warn", f"{name} cannot be imported ({_first_line(error)}), for {purpose}", f"{mend} --upgrade")
+
+
+def _imported(name: str) -> str:
+    """Import a package; its name and version, and those of its native library."""
+    module = import_module(name)
+    natives: dict[str, Callable[[], str]] = {
+        "pyvips": lambda: f", libvips {'.'.join(str(module.version(i)) for i in range(3))}",
+        "openslide": lambda: f", OpenSlide {module.__library_version__}",
+    }
+    return f"{name} {_version(name, module)}" + natives.get(name, str)()
 
 
 def _cache() -> Iterator[Check]:
