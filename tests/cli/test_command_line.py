@@ -1,8 +1,10 @@
 """The commands as a shell calls them: what they pass on, what they print, and their exit status."""
 
+import json
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -140,6 +142,8 @@ def test_predict_passes_everything_on(asked, capsys):
 def test_several_images_are_a_list_and_glass_is_tiled_on_request(asked):
     main(["predict", "a.svs", "b.svs", "--model", "m", "--out", "o", "--no-tissue"])
     assert asked[0]["slides"] == ["a.svs", "b.svs"] and asked[0]["tissue"] is False
+    main(["predict", "a.svs", "--model", "m", "--out", "o", "--outlines", "o/{name}.geojson"])
+    assert asked[1]["tissue"] == "o/{name}.geojson"
 
 
 def test_a_scale_for_all_fills_the_gaps_of_a_table(asked, images):
@@ -192,6 +196,18 @@ def test_notes_of_an_error_are_printed(asked, monkeypatch, capsys):
     assert capsys.readouterr().err == "gdml: error: no Try yes.\n"
 
 
+def test_warnings_are_one_line(asked, monkeypatch, capsys):
+    def warn(*args, **options):
+        warnings.warn("The model was trained\non S1.", UserWarning, stacklevel=2)
+        return pd.DataFrame({"name": ["S1"], "state": ["done"], "reason": [""]})
+
+    monkeypatch.setattr(gdml.tl, "predict_slides", warn)
+    before = warnings.showwarning
+    assert main(["predict", "a.svs", "--model", "m", "--out", "o"]) == 0
+    assert capsys.readouterr().err == "gdml: warning: The model was trained on S1.\n"
+    assert warnings.showwarning is before
+
+
 def test_an_interrupt_says_how_to_go_on(asked, monkeypatch, capsys):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
@@ -229,6 +245,15 @@ def test_a_slide_that_fails_leaves_the_others_alone(images, capsys):
     assert embed(images) == 1
     said = capsys.readouterr().out
     assert said.startswith("failed  S0: ") and "2 of 3 slides done, 1 failed" in said
+
+
+def test_outlines_say_where_the_tissue_is(images, tmp_path, capsys):
+    square = lambda side: [[[0, 0], [side, 0], [side, side], [0, side], [0, 0]]]
+    for name, side in (("S1", 250), ("S2", 120)):
+        outline = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": square(side)}}
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(outline))
+    assert embed(images, "--outlines", tmp_path / "{name}.geojson") == 0
+    assert "features of 5 tiles" in capsys.readouterr().out  # 2 x 2 and one
 
 
 def test_shards_are_disjoint_and_complete(images, capsys):

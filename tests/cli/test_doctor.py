@@ -114,23 +114,18 @@ def test_a_package_that_is_missing(monkeypatch):
 
 
 def test_weights_of_encoders(no_slide, monkeypatch, tmp_path):
-    monkeypatch.setattr(_machine, "weights_of", lambda name: tmp_path / "uni.bin" if name == "uni" else None)
-    assert found("encoder 'uni'") == Check("ok", f"encoder 'uni' has weights in {str(tmp_path / 'uni.bin')!r}")
-    check = found("encoder 'uni2-h'")
-    assert check.level == "warn" and "gdml.encoders.get_encoder('uni2-h')" in check.mend and "--weights" in check.mend
-    assert found("encoder 'stain'").level == found("encoder 'box'").level == "ok"
-
-
-def test_weights_are_looked_for_in_the_hubs_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    assert _machine.weights_of("uni") is None
     folder = tmp_path / "models--MahmoodLab--UNI"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("abc")
     file = folder / "snapshots" / "abc" / "pytorch_model.bin"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"")
-    assert _machine.weights_of("uni") == file
+    assert found("encoder 'uni'") == Check("ok", f"encoder 'uni' has weights in {str(file)!r}")
+    check = found("encoder 'uni2-h'")
+    assert check.level == "warn" and "https://huggingface.co/MahmoodLab/UNI2-h" in check.mend
+    assert "gdml.encoders.get_encoder('uni2-h')" in check.mend
+    assert found("encoder 'stain'").level == found("encoder 'box'").level == "ok"
 
 
 def test_a_token_is_told_and_not_shown(no_slide, monkeypatch, capsys):

@@ -5,6 +5,7 @@ Each command calls what Python code would call. What they need is imported when 
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from gdml import __version__
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.command(options)
     except KeyboardInterrupt:
         print("gdml: interrupted; the same command does what is left", file=sys.stderr)
         return 130
@@ -54,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     for module in (_predict, _embed, doctor):
         module.add_command(commands)
     return parser
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    print(f"gdml: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:

@@ -124,6 +124,9 @@ def embed_item(job: EmbedJob, item: "Item") -> dict[str, Any]:
     with _busy:
         try:
             encoder = _encoder(job.encoder, job.weights)
+            grid = dict(job.grid)
+            if isinstance(grid["tissue"], str):
+                grid["tissue"] = grid["tissue"].format(name=item.name)
             slide = gdml.pp.grid(
                 item.path,
                 job.tile_um,
@@ -131,7 +134,7 @@ def embed_item(job: EmbedJob, item: "Item") -> dict[str, Any]:
                 tile_px=encoder.tile_px,
                 um_per_px=item.um_per_px,
                 library_id=item.name,
-                **dict(job.grid),
+                **grid,
             )
             gdml.pp.embed(slide, encoder, **dict(job.embed))
             row["n_tiles"] = slide.n_obs

@@ -67,34 +67,24 @@ def encoders() -> Iterator[Check]:
     import huggingface_hub
 
     from gdml.encoders import list_encoders
-    from gdml.encoders.pathology import ENCODERS
+    from gdml.encoders.pathology import PUBLISHED, find_weights
 
-    published = [name for name in list_encoders() if name in ENCODERS]
     for name in list_encoders():
-        if name not in published:
+        if name not in PUBLISHED:
             yield Check("ok", f"encoder {name!r} needs no download")
-    token = huggingface_hub.get_token() is not None
-    for name in published:
-        found = weights_of(name)
+    for name, published in PUBLISHED.items():
+        found = find_weights(name)
         if found is not None:
             yield Check("ok", f"encoder {name!r} has weights in {str(found)!r}")
             continue
-        get = f"gdml.encoders.get_encoder({name!r}) downloads them, once access is granted"
-        yield Check("warn", f"encoder {name!r} has no weights here", f"{get}; or pass a file, --weights FILE")
-    if token:
+        yield Check(
+            "warn",
+            f"encoder {name!r} has no weights here",
+            f"ask for access at {published.page}; gdml.encoders.get_encoder({name!r}) then downloads them",
+        )
+    if huggingface_hub.get_token() is not None:
         yield Check("ok", "a token of the Hugging Face hub is set")
     else:
         yield Check(
             "warn", "no token of the Hugging Face hub, which gated weights need", "set HF_TOKEN, or run `hf auth login`"
         )
-
-
-def weights_of(name: str) -> Path | None:
-    """File of weights of a published encoder in the hub's cache; nothing is downloaded."""
-    import huggingface_hub
-
-    from gdml.encoders import pathology
-
-    published = {"uni": pathology._uni, "uni2-h": pathology._uni2_h}[name]()
-    found = huggingface_hub.try_to_load_from_cache(published.repository, published.filename)
-    return Path(found) if isinstance(found, str) else None

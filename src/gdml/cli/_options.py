@@ -22,9 +22,12 @@ def add_slides(parser: argparse.ArgumentParser) -> None:
     )
     tiles.add_argument("--spacing-um", type=float, metavar="X", help="distance between tiles (default: their side)")
     tiles.add_argument("--layout", default="square", help="square (default) or hex")
+    tiles.add_argument(
+        "--min-tissue", type=float, default=0.25, metavar="X", help="least share of tissue in a tile (0.25)"
+    )
     tissue = tiles.add_mutually_exclusive_group()
     tissue.add_argument(
-        "--min-tissue", type=float, default=0.25, metavar="X", help="least share of tissue in a tile (0.25)"
+        "--outlines", metavar="PATH", help="GeoJSON files of the tissue, as from QuPath: 'outlines/{name}.geojson'"
     )
     tissue.add_argument("--no-tissue", action="store_true", help="tile the whole image, glass too")
 
@@ -89,7 +92,7 @@ def grid_options(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "spacing_um": options.spacing_um,
         "layout": options.layout,
-        "tissue": not options.no_tissue,
+        "tissue": options.outlines or not options.no_tissue,
         "min_tissue": options.min_tissue,
     }
 

@@ -25,8 +25,8 @@ class Encoder(Protocol):
     Notes
     -----
     Optional attributes: ``n_prefix``, the number of tokens before the grid of patches (needed with register tokens);
-    ``full_precision``, True for an encoder that must not run in bfloat16; and a method ``compile()`` for
-    ``torch.compile``, after which ``compiled`` is True.
+    ``um_per_px``, the scales of the training images, µm per px; ``full_precision``, True for an encoder that must not run
+    in bfloat16; and a method ``compile()`` for ``torch.compile``, after which ``compiled`` is True.
     """
 
     name: str

@@ -77,8 +77,10 @@ def get_encoder(
     Parameters
     ----------
     encoder
-        - a name from :func:`list_encoders`: ``"box"`` comes with gdml, ``"stain"`` has no weights, ``"uni"`` and
-          ``"uni2-h"`` are gated on the Hugging Face hub;
+        - a name from :func:`list_encoders`: ``"stain"`` has no weights, ``"box"`` comes with gdml, and the published
+          pathology models ``"uni"``, ``"uni2-h"``, ``"virchow2"``, ``"h-optimus-0"``, ``"h-optimus-1"``, ``"h0-mini"``,
+          ``"midnight"``, ``"conch"``, ``"gigapath"`` and ``"phikon-v2"`` need weights, most of them on request from
+          their authors, see :class:`~gdml.encoders.pathology.PublishedEncoder`;
         - a timm model, ``"timm:resnet50"`` or its name alone;
         - a :class:`torch.nn.Module` or function from tiles (B, 3, H, W), float32, centred and scaled, to
           tokens (B, T, D) or (B, D), with the options of :class:`CustomEncoder`;
@@ -86,8 +88,9 @@ def get_encoder(
     name
         Name of the embedding; by default the encoder's own.
     **options
-        Options of the encoder. Those made from timm models take ``weights`` (a local file: safetensors, or a torch
-        file of tensors), ``pretrained=False`` with ``seed`` (random weights) and timm's own arguments.
+        Options of the encoder. Those made from timm models, published ones too, take ``weights`` (a local file:
+        safetensors, or a torch file of tensors), ``pretrained=False`` with ``seed`` (random weights) and timm's own
+        arguments.
 
     Returns
     -------

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import torch
 
+from ._layouts import layout_of, to_timm
+from ._recognize import differences, recognized, without_head
+from .published import Published
+
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a ``.safetensors`` file, or of a torch file (``.bin``, ``.pt``, ``.pth``), on the CPU.
@@ -40,26 +44,42 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_weights(model: torch.nn.Module, path: Path, architecture: str) -> None:
+def load_weights(model: torch.nn.Module, path: Path, wanted: str | Published) -> None:
     """Load a file into ``model``, without a classifier head in the file.
+
+    Parameters
+    ----------
+    model
+        Module to load into; its tensors may be on the meta device.
+    path
+        File of weights.
+    wanted
+        What the model is: a published encoder, or the name of an architecture.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As :func:`read_state_dict`, and if the file belongs to another architecture.
+        As :func:`read_state_dict`, and if the file belongs to another architecture, which is named if it is known.
     """
-    state = read_state_dict(path)
-    own = model.state_dict()
-    state = {k: v for k, v in state.items() if k in own or k.split(".")[0] not in ("head", "fc", "classifier")}
-    # counters of batches matter for training only, and some files do not have them
-    counters = {k for k in own if k.endswith("num_batches_tracked")}
-    wrong = (set(own) ^ set(state)) - counters | {k for k in own if k in state and own[k].shape != state[k].shape}
-    if wrong:
-        raise ValueError(
-            f"`weights`: {str(path)!r} does not fit {architecture!r}: {len(wrong)} tensors are missing, unknown or of "
-            f"another shape, such as {min(wrong)!r}. Name the architecture these weights were trained with."
-        )
-    model.load_state_dict(state, strict=False)
+    file, own = read_state_dict(path), model.state_dict()
+    state = without_head(to_timm(file, own), own)
+    differs = differences(state, own)
+    # of the same architecture, the weights of another model may still be told by the names of their tensors
+    other = isinstance(wanted, Published) and wanted.layout != layout_of(file)
+    if differs or other:
+        known = recognized(file)
+        why = _named(known) if known and wanted not in known.values() else differs
+        why = why or "its tensors are not named as in the published file"
+        raise ValueError(f"`weights`: {str(path)!r} does not fit {wanted}: {why}.")
+    # a model without memory takes the tensors of the file, in its own precision
+    state = {key: value.to(own[key].dtype) for key, value in state.items()}
+    model.load_state_dict(state, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
+
+
+def _named(known: dict[str, Published]) -> str:
+    titles = " or ".join(str(published) for published in known.values())
+    calls = " or ".join(f"encoder={name!r}" for name in known)
+    return f"these are the weights of {titles}; pass {calls} with this file"
 
 
 def content_id(path: Path) -> str:

@@ -7,7 +7,8 @@ from typing import Self
 import torch
 
 from ._identity import content_identity
-from .timm_models import IMAGENET_MEAN, IMAGENET_STD, normalize
+from .published import IMAGENET_MEAN, IMAGENET_STD
+from .timm_models import normalize
 
 
 class CustomEncoder:

@@ -9,6 +9,7 @@ from gdml._errors import did_you_mean
 
 from ._hub import hub_errors
 from ._weights import content_id, load_weights
+from .published import Published
 
 
 class TimmEncoder:
@@ -70,9 +71,10 @@ class TimmEncoder:
         self._loaded: Any = None
         self.compiled = False
         with torch.device("meta"):  # shapes only: stored features are read without loading weights
-            model: Any = timm.create_model(architecture, **self._kwargs)
+            model = self._create()
         config = timm.data.resolve_model_data_config(model)
-        self.tile_px = int(config["input_size"][-1])
+        size = self._kwargs.get("img_size") or config["input_size"][-1]  # timm's configuration ignores the argument
+        self.tile_px = int(size if isinstance(size, int) else size[-1])
         self.dim = int(model.num_features)
         prefix = int(getattr(model, "num_prefix_tokens", 0))
         self._has_class = prefix > 0 and bool(getattr(model, "has_class_token", True))
@@ -94,13 +96,11 @@ class TimmEncoder:
     def model(self) -> Any:
         """The model with its weights, loaded on first use."""
         if self._loaded is None:
-            import timm
-
             with torch.random.fork_rng(devices=[]), hub_errors(self.architecture):
                 torch.manual_seed(self._seed)
-                model: Any = timm.create_model(self.architecture, pretrained=self._pretrained, **self._kwargs)
+                model = self._create(pretrained=self._pretrained)
             if self._weights is not None:
-                load_weights(model, self._weights, self.architecture)
+                load_weights(model, self._weights, self._wanted)
             # channels last: fastest for convolutions on AMX and on tensor cores
             model = (
                 self._prepared(model.eval())
@@ -112,6 +112,17 @@ class TimmEncoder:
                 model.forward_features = torch.compile(model.forward_features)
             self._loaded = model
         return self._loaded
+
+    def _create(self, pretrained: bool = False) -> Any:
+        """Make the model; for subclasses."""
+        import timm
+
+        return timm.create_model(self.architecture, pretrained=pretrained, **self._kwargs)
+
+    @property
+    def _wanted(self) -> str | Published:
+        """What the weights should be those of."""
+        return repr(self.architecture)
 
     def _prepared(self, model: Any) -> Any:
         """Prepare the model for inference; for subclasses."""
@@ -144,9 +155,6 @@ class TimmEncoder:
         if self._loaded is not None:
             self._loaded.to(self._device)
         return self
-
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def normalize(tiles: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

@@ -52,7 +52,8 @@ def embed(
         Spots with tiles; :func:`gdml.pp.tile` is called with its defaults if they have none.
     encoder
         Name of an encoder ("stain", statistics without weights; "box", a small network that comes with gdml; "uni",
-        "uni2-h", any timm model), a module or a function, see :func:`gdml.encoders.get_encoder`.
+        "virchow2" and other published ones; any timm model), a module or a function, see
+        :func:`gdml.encoders.get_encoder`.
     tokens
         Tokens that are kept of the spot's own tile: ``"grid7"``, the class token and the patches averaged to
         7 x 7; ``"all"``; or ``"pooled"``, one. Of neighbour tiles the pooled embedding is kept.

@@ -25,6 +25,7 @@ from ._cluster import check_plan, embed_on_workers, settle
 from ._embed_slide import EmbeddedSlide, SlideTask, embed_slide
 from ._extract import Extractor
 from ._plan import Plan
+from ._scale import warn_of_scale
 from ._tokens import Tokens
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _check_tiles(spots: Spots, encoder: "Encoder", image: Any) -> None:
             f"The tiles have {tiles['tile_px']} px, the encoder {encoder.name!r} takes {encoder.tile_px}; "
             f"call gdml.pp.tile(adata, tile_px={encoder.tile_px}) first."
         )
+    warn_of_scale(tiles, encoder)
     for_all = image is None or isinstance(image, dict) or (isinstance(image, str) and image == HIRES)
     if not for_all and len(spots.slides) > 1:
         raise ValueError(f"`image` is one image, but there are {len(spots.slides)} slides; pass a dict by slide.")
