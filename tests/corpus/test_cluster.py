@@ -74,7 +74,7 @@ def test_workers_that_do_not_see_the_files(corpus, threads, monkeypatch):
 
 
 def test_a_slide_that_dask_gives_up(corpus, threads, monkeypatch):
-    killed = KilledWorker(task="gdml-s02", last_worker=None, allowed_failures=3)
+    killed = KilledWorker(task="gdml-s02", last_worker=SimpleNamespace(address="tcp://dead"), allowed_failures=3)
     outcome = Tasks.finished
 
     def finished(self, *args):

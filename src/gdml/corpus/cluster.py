@@ -25,6 +25,30 @@ _WAIT_S = 1.0
 _COUNT_S = 2.0  # between two counts of the workers
 
 
+def check_client(client: Any) -> None:
+    """Refuse what is no client, or one that cannot be waited for.
+
+    Parameters
+    ----------
+    client
+        What the user passed.
+
+    Raises
+    ------
+    TypeError
+        If it is no client.
+    ValueError
+        If it is asynchronous.
+    """
+    if not callable(getattr(client, "submit", None)) or not hasattr(client, "scheduler_info"):
+        raise TypeError(
+            f"`client` must be a dask.distributed.Client, found {type(client).__name__}; make one with "
+            "dask.distributed.Client(address)."
+        )
+    if getattr(client, "asynchronous", False):
+        raise ValueError("`client` is asynchronous; pass one made by Client(address) without asynchronous=True.")
+
+
 class Tasks:
     """Tasks on the workers of a Dask client, of which a bounded number is in flight.
 
@@ -46,10 +70,7 @@ class Tasks:
     """
 
     def __init__(self, client: "Client", function: Callable[..., Any]) -> None:
-        if not callable(getattr(client, "submit", None)) or not hasattr(client, "scheduler_info"):
-            raise TypeError(f"`client` must be a dask.distributed.Client, found {type(client).__name__}.")
-        if getattr(client, "asynchronous", False):
-            raise ValueError("`client` is asynchronous; pass one made by Client(address) without asynchronous=True.")
+        check_client(client)
         self._client, self._function = client, function
         self._flying: dict[Any, str] = {}
         self._threads, self._counted = 0, -math.inf
@@ -103,7 +124,7 @@ class Tasks:
                 wait(list(self._flying), timeout=timeout_s, return_when="FIRST_COMPLETED")
             except TimeoutError:
                 self._check()
-            except CancelledError:
+            except CancelledError:  # Dask does so where the connection is lost
                 self._gone()
         over = [future for future in self._flying if future.done()]
         if any(future.status in ("cancelled", "lost") for future in over):

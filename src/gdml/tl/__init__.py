@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from ._evaluate import evaluate
     from ._fit import fit
     from ._predict import predict
+    from ._predict_slides import predict_slides
     from ._retrieve import retrieve
 
-__all__ = ["Comparison", "ablate", "cross_validate", "evaluate", "fit", "predict", "retrieve"]
+__all__ = ["Comparison", "ablate", "cross_validate", "evaluate", "fit", "predict", "predict_slides", "retrieve"]
 
 _MODULES = {name: f"_{name.lower()}" for name in __all__}
 

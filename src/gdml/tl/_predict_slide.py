@@ -1,0 +1,204 @@
+"""Predict one slide of a corpus, in whatever process it is run."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata
+from anndata import AnnData
+
+from gdml import _keys
+from gdml.corpus.manifest import Item
+from gdml.features import FeatureSpec
+from gdml.features.store import store_path
+from gdml.pp.embedding import embed_spots
+from gdml.spots.images import open_tiled
+
+from ._features import model_encoder
+from ._model import as_model
+from ._predict_image import image_spots
+from ._predict_spots import predict_spots
+
+if TYPE_CHECKING:
+    from gdml.spots.resolve import Spots
+    from gdml.training import TrainedModel
+
+PREDICT_SLIDES = "gdml.tl.predict_slides"
+GROUP = "group"  # obs of the results, and column of the manifest
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of :func:`gdml.tl.predict_slides` that a slide needs; plain values, since they travel to workers.
+
+    Parameters
+    ----------
+    model
+        Folder of the model.
+    weights
+        Digest of its weights.
+    named
+        What the results record as the place of the model.
+    encoder
+        Name of the encoder; None: the model's own.
+    spacing_um, layout, tissue, min_tissue, precision, batch_size, threads
+        As in :func:`gdml.tl.predict_slides`.
+    device
+        Name of the device.
+    cache_dir
+        Folder whose features are used.
+    keep_features
+        Whether new ones are written there, too.
+    """
+
+    model: str
+    weights: str
+    named: str
+    encoder: Any
+    spacing_um: float | None
+    layout: Any
+    tissue: Any
+    min_tissue: float
+    precision: Any
+    batch_size: int
+    threads: int
+    device: str
+    cache_dir: str
+    keep_features: bool
+
+
+def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) -> dict[str, Any]:
+    """Predict a slide and write its AnnData.
+
+    Parameters
+    ----------
+    item
+        The slide.
+    result
+        Where the AnnData is written, as zarr.
+    scratch
+        Folder for its features; tiles that are found in it are not encoded again.
+    options
+        The model and how it is applied.
+
+    Returns
+    -------
+    ``n_tiles``; ``in_training``, whether the model was trained on this slide.
+    """
+    with _quiet(), _threads(options):
+        trained, encoder = _load(options.model, options.weights, options.encoder)
+        tissue = options.tissue.format(name=item.name) if isinstance(options.tissue, str) else options.tissue
+        spots, *_ = image_spots(
+            str(item.path),
+            trained,
+            encoder=encoder,
+            um_per_px=item.um_per_px,
+            key=_keys.KEY,
+            library_id=item.name,
+            spacing_um=options.spacing_um,
+            layout=options.layout,
+            tissue=tissue,
+            min_tissue=options.min_tissue,
+            call=PREDICT_SLIDES,
+        )
+        keep = options.keep_features or _is_cached(spots, item.name, trained, options.cache_dir)
+        embed_spots(
+            spots,
+            encoder,
+            tokens=trained.features["tokens"],
+            neighbors=trained.features.get("neighbors", "exact"),
+            device=options.device,
+            precision=options.precision,
+            cache_dir=options.cache_dir if keep else scratch,
+        )
+        _, _, seen = predict_spots(
+            spots,
+            trained,
+            encoder=encoder,
+            device=options.device,
+            precision=options.precision,
+            batch_size=options.batch_size,
+        )
+        adata = spots.adata
+        if item.group is not None:
+            adata.obs[GROUP] = item.group
+            adata.obs[GROUP] = adata.obs[GROUP].astype("category")
+        adata.uns[_keys.KEY][_keys.PREDICT]["model"] = options.named
+        if not options.keep_features:  # a later verb encodes the tiles again: they may be gone by then
+            for part in ("stores", "keys"):
+                del adata.uns[_keys.KEY][_keys.FEATURES][part]
+        _write(adata, result)
+        return {"n_tiles": adata.n_obs, "in_training": bool(seen)}
+
+
+def _write(adata: AnnData, result: Path) -> None:
+    """Write a result as zarr of format 3, which has two files an array where format 2 has three."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        warnings.filterwarnings("ignore", message="zarr v3 autosharding")
+        with anndata.settings.override(zarr_write_format=3):
+            adata.write_zarr(result)
+
+
+@lru_cache(maxsize=1)
+def _load(model: str, weights: str, encoder: Any) -> tuple["TrainedModel", Any]:
+    """Model and encoder, which a process reads once for all its slides; ``weights`` tells a folder that was changed."""
+    trained = as_model(model)
+    return trained, model_encoder(trained, encoder)
+
+
+def _is_cached(spots: "Spots", name: str, trained: "TrainedModel", cache_dir: str) -> bool:
+    """Whether the cache has features of this slide, which are then used and completed there."""
+    folder = Path(cache_dir).expanduser() / "features"
+    if not folder.is_dir():
+        return False
+    scale = spots.adata.uns[spots.key][_keys.TILES]["slides"][name]
+    slide = open_tiled(spots.adata, name, None, key=spots.key)
+    try:
+        image = slide.fingerprint()
+    finally:
+        slide.close()
+    return any(
+        store_path(
+            folder,
+            FeatureSpec(
+                image=image,
+                encoder=trained.features["identity"] + rounded,
+                um_per_px=float(scale["um_per_px"]),
+                side_px=float(scale["side_px"]),
+                tile_px=int(trained.tiles["tile_px"]),
+                tokens=trained.features["tokens"],
+            ),
+        ).is_dir()
+        for rounded in ("", " bf16")
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the lines and bars of each step out of the log: there are thousands of slides."""
+    from scanpy import settings
+
+    before = settings.verbosity
+    settings.verbosity = 0
+    try:
+        yield
+    finally:
+        settings.verbosity = before
+
+
+@contextmanager
+def _threads(options: Options) -> Iterator[None]:
+    """Compute with as many threads on every machine, since sums in another order may round otherwise."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
