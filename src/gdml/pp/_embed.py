@@ -15,6 +15,7 @@ from ._tokens import Tokens
 from .embedding import embed_spots
 
 if TYPE_CHECKING:
+    import distributed
     import torch
 
     from gdml.encoders import Encoder
@@ -35,6 +36,7 @@ def embed(
     precision: "Precision" = "auto",
     compile: bool = False,
     cache_dir: str | Path | None = None,
+    client: "distributed.Client | None" = None,
     key_added: str = _keys.KEY,
     copy: bool = False,
 ) -> AnnData | None:
@@ -78,6 +80,11 @@ def embed(
         Compile the encoder with ``torch.compile`` first, which pays on many slides. Features are kept apart.
     cache_dir
         Folder of the stores; by default ``gdml.settings.cache_dir``.
+    client
+        A :class:`dask.distributed.Client`: slides are encoded by the workers of its cluster, a slide a task and one
+        slide at a time on each worker, whatever its threads. Images and ``cache_dir`` must be on a file system that
+        all machines share. The encoder must be named: each worker makes its own, from the hub's cache or ``weights``.
+        A slide whose worker dies is resumed by another.
     key_added
         ``key_added`` of the tiles; the record of the features is stored beside theirs.
     copy
@@ -104,11 +111,15 @@ def embed(
         If an image or a file of weights does not exist.
     ValueError
         If an argument is not valid, an image can't be read, the tiles do not match the encoder, or features
-        exceed the range of float16.
+        exceed the range of float16; with ``client``, if an image is in memory.
+    TypeError
+        If ``client`` is given with an encoder that is a module or function.
     OSError
         If the cache folder cannot be written to; nothing was encoded then.
     PermissionError, ConnectionError
-        If weights are gated or can't be downloaded.
+        If weights are gated or can't be downloaded; if the scheduler of ``client`` went away.
+    RuntimeError
+        If the workers died that encoded a slide.
 
     See Also
     --------
@@ -138,5 +149,6 @@ def embed(
             precision=precision,
             compile=compile,
             cache_dir=cache_dir,
+            client=client,
         )
     return spots.adata if copy else None

@@ -1,6 +1,6 @@
 """One slide: encode the tiles that its stores lack."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,41 @@ from gdml.features import FeatureSpec, FeatureStore, open_path, open_store
 from gdml.features.store import store_path
 from gdml.features.tiles import distinct_tiles
 from gdml.slides import Slide
+from gdml.slides.neighbors import Neighbors, neighbor_tiles
+from gdml.spots.images import open_as_tiled
 
 from ._extract import Extractor
+
+
+@dataclass(frozen=True)
+class SlideTask:
+    """What is to be encoded of a slide.
+
+    Parameters
+    ----------
+    name
+        Name of the slide.
+    source
+        Its image, as :func:`gdml.slides.open_slide` takes it; a :class:`~gdml.slides.Slide` is left open.
+    record
+        Record of the slide by :func:`gdml.pp.tile`.
+    xy
+        Centres of the spots, full-resolution px, (n, 2).
+    n_side
+        Tiles along a side of the neighbour region.
+    neighbors
+        Which tiles the neighbour region has.
+    folder
+        Folder of all stores.
+    """
+
+    name: str
+    source: Any
+    record: Mapping[str, Any]
+    xy: NDArray[np.float64]
+    n_side: int
+    neighbors: Neighbors
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -23,10 +56,12 @@ class EmbeddedSlide:
     Attributes
     ----------
     own
-        Tiles of the spots, with the tokens of the token budget.
+        Store of the tiles of the spots, with the tokens of the token budget.
     neighbors
-        All other tiles, pooled; the same store where the budget is ``"pooled"``. A tile is in one store or the other:
-        where spots are one tile apart, the neighbour of one spot is the own tile of the next.
+        Store of all other tiles, pooled; the same where the budget is ``"pooled"``. A tile is in one store or the
+        other: where spots are one tile apart, the neighbour of one spot is the own tile of the next.
+    n_tokens
+        Tokens of an own tile.
     key
         Provenance key of the features, see :meth:`gdml.features.FeatureSpec.key`.
     fingerprint
@@ -35,53 +70,56 @@ class EmbeddedSlide:
         Tiles that were encoded, and those that were in the stores.
     """
 
-    own: FeatureStore
-    neighbors: FeatureStore
+    own: Path
+    neighbors: Path
+    n_tokens: int
     key: str
     fingerprint: str
     n_encoded: int
     n_found: int
 
 
-def embed_slide(
-    slide: Slide,
-    scale: dict[str, Any],
-    extractor: Extractor,
-    xy: NDArray[np.float64],
-    around: NDArray[np.float64],
-    folder: Path,
-    progress: Callable[[int, int], object],
-) -> EmbeddedSlide:
+def embed_slide(task: SlideTask, extractor: Extractor, progress: Callable[[int, int], object]) -> EmbeddedSlide:
     """Encode the tiles of a slide that its stores lack, and store them.
 
     Parameters
     ----------
-    slide
-        The image.
-    scale
-        Record of the slide by :func:`gdml.pp.tile`.
+    task
+        The slide, and its tiles.
     extractor
         Encodes the tiles.
-    xy
-        Centres of the spots, full-resolution px, (n, 2).
-    around
-        Centres of the tiles of their neighbour regions, (m, 2), of which the pooled embedding is kept.
-    folder
-        Folder of all stores.
     progress
         Called with the number of tiles to encode that were found and the number of those done since the last call.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the image is not the one that was tiled, or can't be read; if features exceed the range of float16.
     """
-    side_px = float(scale["side_px"])
+    slide = open_as_tiled(task.source, task.name, task.record)
+    try:
+        return _encode(slide, task, extractor, progress)
+    finally:
+        if not isinstance(task.source, Slide):
+            slide.close()
+
+
+def _encode(
+    slide: Slide, task: SlideTask, extractor: Extractor, progress: Callable[[int, int], object]
+) -> EmbeddedSlide:
+    centers, inside = neighbor_tiles(task.xy, task.record, task.n_side, task.neighbors)
+    xy, around = task.xy, centers[inside]
+    side_px = float(task.record["side_px"])
     spec = FeatureSpec(
         image=slide.fingerprint(),
         encoder=extractor.identity,
-        um_per_px=float(scale["um_per_px"]),
+        um_per_px=float(task.record["um_per_px"]),
         side_px=side_px,
         tile_px=extractor.encoder.tile_px,
         tokens=extractor.tokens,
     )
-    own = _open(folder, spec, extractor)
-    others = own if spec.tokens == "pooled" else _open(folder, replace(spec, tokens="pooled"), extractor)
+    own = _open(task.folder, spec, extractor)
+    others = own if spec.tokens == "pooled" else _open(task.folder, replace(spec, tokens="pooled"), extractor)
 
     def encode(store: FeatureStore, centers: NDArray[np.float64]) -> int:
         centers = distinct_tiles(centers)
@@ -93,7 +131,7 @@ def embed_slide(
     elsewhere = around[own.missing(around, verify=True)]
     n_encoded += encode(others, elsewhere[others.missing(elsewhere, verify=True)])
     n_found = len(distinct_tiles(np.concatenate([xy, around]))) - n_encoded
-    return EmbeddedSlide(own, others, spec.key(), spec.image, n_encoded, n_found)
+    return EmbeddedSlide(own.path, others.path, own.n_tokens, spec.key(), spec.image, n_encoded, n_found)
 
 
 def _open(folder: Path, spec: FeatureSpec, extractor: Extractor) -> FeatureStore:

@@ -1,8 +1,9 @@
 """Encode the tiles of resolved spots, and store the features on disk."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -10,19 +11,20 @@ import numpy as np
 from scanpy import logging as logg
 
 from gdml import _keys
-from gdml._errors import check_count, count, did_you_mean, some
+from gdml._errors import count, did_you_mean, some
 from gdml._marker import CACHE_DIR, check_writable
 from gdml._progress import bar, tell
 from gdml._settings import settings
 from gdml.features import FeatureBank
-from gdml.slides import Slide
-from gdml.slides.neighbors import Neighbors, neighbor_tiles
-from gdml.spots.images import HIRES, open_tiled
+from gdml.slides.neighbors import Neighbors
+from gdml.spots.images import HIRES, tiled_image
 from gdml.spots.resolve import Spots
 from gdml.spots.tiles import tile_spots
 
-from ._embed_slide import EmbeddedSlide, embed_slide
+from ._cluster import check_plan, embed_on_workers, settle
+from ._embed_slide import EmbeddedSlide, SlideTask, embed_slide
 from ._extract import Extractor
+from ._plan import Plan
 from ._scale import warn_of_scale
 from ._tokens import Tokens
 
@@ -47,6 +49,7 @@ def embed_spots(
     precision: "Precision" = "auto",
     compile: bool = False,
     cache_dir: str | Path | None = None,
+    client: Any = None,
 ) -> None:
     """Encode tiles and write their record, as :func:`gdml.pp.embed` describes; the arguments and errors are the same.
 
@@ -54,59 +57,31 @@ def embed_spots(
     ----------
     spots
         Resolved spots; tiles are laid with their defaults if they have none.
-    encoder, tokens, neighbors, image, weights, encoder_name, batch_size, device, precision, compile, cache_dir
+    encoder, tokens, neighbors, image, weights, encoder_name, batch_size, device, precision, compile, cache_dir, client
         As in :func:`gdml.pp.embed`.
     """
-    _check_arguments(tokens, neighbors, batch_size)
-    extractor = _extractor(encoder, tokens, weights, encoder_name, batch_size, device, precision, compile)
-    folder = Path(cache_dir or settings.cache_dir).expanduser() / "features"
+    if neighbors not in get_args(Neighbors):
+        raise ValueError(f"`neighbors` is {neighbors!r}. {did_you_mean(neighbors, get_args(Neighbors))}")
+    plan = Plan(encoder, tokens, weights, encoder_name, batch_size, device, precision, compile)
+    folder = Path(cache_dir or settings.cache_dir).expanduser().absolute() / "features"
     with _stored_in(folder, from_settings=cache_dir is None):
+        if client is None:
+            extractor = plan.make()
+        else:
+            check_plan(plan, client)
+            plan = settle(plan, client)
+            extractor = replace(plan, device="cpu").make()  # nothing is encoded here
         if spots.record(_keys.TILES) is None:
             logg.info("embed: the spots have no tiles yet, running gdml.pp.tile(adata) with its defaults")
             tile_spots(spots, tile_px=extractor.encoder.tile_px, image=image)
         _check_tiles(spots, extractor.encoder, image)
-        _write(spots, extractor, neighbors, _encode(spots, extractor, neighbors, image, folder))
-
-
-def _check_arguments(tokens: Tokens, neighbors: Neighbors, batch_size: int | None) -> None:
-    if tokens not in get_args(Tokens):
-        raise ValueError(f"`tokens` is {tokens!r}. {did_you_mean(tokens, get_args(Tokens))}")
-    if neighbors not in get_args(Neighbors):
-        raise ValueError(f"`neighbors` is {neighbors!r}. {did_you_mean(neighbors, get_args(Neighbors))}")
-    if batch_size is not None:
-        check_count("batch_size", batch_size)
-
-
-def _extractor(
-    encoder: Any,
-    tokens: Tokens,
-    weights: str | Path | None,
-    name: str | None,
-    batch_size: int | None,
-    device: "str | torch.device",
-    precision: "Precision",
-    compile: bool,
-) -> Extractor:
-    from gdml.encoders import get_encoder
-    from gdml.encoders.device import resolve_device, use_bf16
-
-    target = resolve_device(device)
-    bf16 = use_bf16(target, precision)
-    made = get_encoder(encoder, name=name, **({} if weights is None else {"weights": weights})).to(target)
-    if compile:
-        if not hasattr(made, "compile"):
-            raise ValueError(
-                f"`compile`: the encoder {made.name!r} has nothing that torch could compile; leave it out."
-            )
-        made.compile()
-    return Extractor(
-        encoder=made,
-        tokens=tokens,
-        device=target,
-        bf16=bf16 and not getattr(made, "full_precision", False),
-        compiled=bool(getattr(made, "compiled", compile)),
-        batch_size=int(batch_size or 0),
-    )
+        tasks = _tasks(spots, neighbors, image, folder)
+        if client is None:
+            embedded = _encode_here(tasks, extractor)
+        else:
+            embedded = _encode_on_workers(tasks, extractor, client, plan)
+        _tell(embedded, extractor, folder)
+        _write(spots, extractor, neighbors, embedded)
 
 
 @contextmanager
@@ -139,11 +114,26 @@ def _check_tiles(spots: Spots, encoder: "Encoder", image: Any) -> None:
         raise ValueError(f"`image` is one image, but there are {len(spots.slides)} slides; pass a dict by slide.")
 
 
-def _encode(
-    spots: Spots, extractor: Extractor, neighbors: Neighbors, image: Any, folder: Path
-) -> dict[str, EmbeddedSlide]:
-    """Encode the tiles of all slides that are not stored."""
+def _tasks(spots: Spots, neighbors: Neighbors, image: Any, folder: Path) -> list[SlideTask]:
     tiles = spots.adata.uns[spots.key][_keys.TILES]
+    return [
+        SlideTask(
+            name=name,
+            source=tiled_image(
+                spots.adata, name, image, key=spots.key, own=None if image is not None else spots.image(name)
+            ),
+            record=tiles["slides"][name],
+            xy=spots.xy[rows],
+            n_side=int(tiles["n_side"]),
+            neighbors=neighbors,
+            folder=folder,
+        )
+        for name, rows in spots.slides.items()
+    ]
+
+
+def _encode_here(tasks: Sequence[SlideTask], extractor: Extractor) -> dict[str, EmbeddedSlide]:
+    """Encode one slide after the other."""
     embedded = {}
     with bar(0, desc="embed", unit="tile") as progress:
 
@@ -151,37 +141,37 @@ def _encode(
             progress.total += found
             progress.update(done)
 
-        for name, rows in spots.slides.items():
-            progress.set_description(f"embed {name}", refresh=False)
-            slide, scale = (
-                open_tiled(
-                    spots.adata, name, image, key=spots.key, own=None if image is not None else spots.image(name)
-                ),
-                tiles["slides"][name],
-            )
-            centers, inside = neighbor_tiles(spots.xy[rows], scale, int(tiles["n_side"]), neighbors)
-            try:
-                embedded[name] = embed_slide(slide, scale, extractor, spots.xy[rows], centers[inside], folder, update)
-            finally:
-                if not _opened_by_user(image, name):
-                    slide.close()
-    n_encoded, n_found = (sum(getattr(s, part) for s in embedded.values()) for part in ("n_encoded", "n_found"))
-    tell(
-        f"embed: {extractor.encoder.name}, {count(next(iter(embedded.values())).own.n_tokens, 'token')} per spot; "
-        f"{n_encoded} tiles encoded, {n_found} found in {str(folder)!r}"
-    )
+        for task in tasks:
+            progress.set_description(f"embed {task.name}", refresh=False)
+            embedded[task.name] = embed_slide(task, extractor, update)
     return embedded
 
 
-def _opened_by_user(image: Any, slide: str) -> bool:
-    return isinstance(image.get(slide) if isinstance(image, dict) else image, Slide)
+def _encode_on_workers(
+    tasks: Sequence[SlideTask], extractor: Extractor, client: Any, plan: Plan
+) -> dict[str, EmbeddedSlide]:
+    """Encode several slides at once, one a worker; the slides are returned in the order of the tasks."""
+    embedded = {}
+    with bar(len(tasks), desc="embed", unit="slide") as progress:
+        for name, slide in embed_on_workers(client, tasks, plan, extractor.identity):
+            embedded[name] = slide
+            progress.update()
+    return {task.name: embedded[task.name] for task in tasks}
+
+
+def _tell(embedded: dict[str, EmbeddedSlide], extractor: Extractor, folder: Path) -> None:
+    n_encoded, n_found = (sum(getattr(s, part) for s in embedded.values()) for part in ("n_encoded", "n_found"))
+    tell(
+        f"embed: {extractor.encoder.name}, {count(next(iter(embedded.values())).n_tokens, 'token')} per spot; "
+        f"{n_encoded} tiles encoded, {n_found} found in {str(folder)!r}"
+    )
 
 
 def _write(spots: Spots, extractor: Extractor, neighbors: Neighbors, embedded: dict[str, EmbeddedSlide]) -> None:
     encoder, adata = extractor.encoder, spots.adata
     pooled = np.zeros((adata.n_obs, encoder.dim), np.float32)
     for name, rows in spots.slides.items():
-        bank = FeatureBank(embedded[name].own.path)
+        bank = FeatureBank(embedded[name].own)
         pooled[rows] = bank.pooled(bank.rows(spots.xy[rows]))
     obsm = _keys.embedding(encoder.name)
     adata.obsm[obsm] = pooled
@@ -195,14 +185,14 @@ def _write(spots: Spots, extractor: Extractor, neighbors: Neighbors, embedded: d
             "identity": encoder.identity,
             "precision": "bf16" if extractor.bf16 else "fp32",
             "tokens": extractor.tokens,
-            "n_tokens": next(iter(embedded.values())).own.n_tokens,
+            "n_tokens": next(iter(embedded.values())).n_tokens,
             "dim": encoder.dim,
             "neighbors": neighbors,
             "obsm": obsm,
             "keys": {name: slide.key for name, slide in embedded.items()},
             "stores": {
-                "own": {name: str(slide.own.path) for name, slide in embedded.items()},
-                "neighbors": {name: str(slide.neighbors.path) for name, slide in embedded.items()},
+                "own": {name: str(slide.own) for name, slide in embedded.items()},
+                "neighbors": {name: str(slide.neighbors) for name, slide in embedded.items()},
             },
         },
     }

@@ -121,6 +121,15 @@ def _of_spatialdata(name: str) -> bool:
 def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _keys.KEY, own: Any = None) -> Slide:
     """Open the image that :func:`gdml.pp.tile` recorded for a slide, at the recorded scale.
 
+    Arguments and errors are those of :func:`tiled_image` and :func:`open_as_tiled`.
+    """
+    source = tiled_image(adata, library, image, key=key, own=own)
+    return open_as_tiled(source, library, adata.uns[key][_keys.TILES]["slides"][library])
+
+
+def tiled_image(adata: AnnData, library: str, image: Any = None, *, key: str = _keys.KEY, own: Any = None) -> Any:
+    """Find the image that :func:`gdml.pp.tile` recorded for a slide, or the one in its place.
+
     Parameters
     ----------
     adata
@@ -132,26 +141,24 @@ def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _k
     key
         ``key_added`` of the tiles.
     own
-        Image of the slide in the SpatialData, if it is in one: opened where that was tiled, or the file is gone.
+        Image of the slide in the SpatialData, if it is in one: used where that was tiled, or the file is gone.
 
     Returns
     -------
-    The slide.
+    A source that :func:`open_as_tiled` takes.
 
     Raises
     ------
     FileNotFoundError
         If the recorded image does not exist any more.
     ValueError
-        If it was in memory and is not given again, or its size is not the recorded one.
+        If it was in memory, or in a SpatialData, and is not given again.
     """
     tiles = adata.uns[key][_keys.TILES]
-    record = tiles["slides"][library]
     if image is None:
-        image = str(record["image"])
-        if own is not None and (
-            _of_spatialdata(image) or image not in (HIRES, IN_MEMORY) and not os.path.exists(image)
-        ):
+        image = str(tiles["slides"][library]["image"])
+        gone = image not in (HIRES, IN_MEMORY) and not os.path.exists(image)
+        if own is not None and (_of_spatialdata(image) or gone):
             image = own
         elif _of_spatialdata(image):
             raise ValueError(
@@ -162,8 +169,29 @@ def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _k
             raise ValueError(
                 f"The image of slide {library!r} was given in memory; give it again: image={{{library!r}: ...}}."
             )
+    return resolve_image(adata, library, image, spatial_key=tiles["spatial_key"])
+
+
+def open_as_tiled(source: Any, library: str, record: Mapping[str, Any]) -> Slide:
+    """Open the image of a slide at the scale that :func:`gdml.pp.tile` recorded.
+
+    Parameters
+    ----------
+    source
+        What :func:`gdml.slides.open_slide` takes.
+    library
+        Name of the slide, for messages.
+    record
+        Record of the slide by :func:`gdml.pp.tile`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it cannot be read, or its size is not the recorded one.
+    """
     scale = float(record["um_per_px"])
-    source = resolve_image(adata, library, image, spatial_key=tiles["spatial_key"])
     slide = open_slide(source, um_per_px=scale if np.isfinite(scale) else None)
     if slide.size != (int(record["width"]), int(record["height"])):
         raise ValueError(
