@@ -195,7 +195,7 @@ def test_the_table_is_left_as_it_was_where_a_verb_fails(bare, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("gdml.pp.embedding._encode", fail)
+    monkeypatch.setattr("gdml.pp.embedding._encode_here", fail)
     with pytest.raises(OSError, match="disk is full"):
         pp.embed(sdata, "stain")
     assert "gdml" not in sdata["table"].uns and sorted(sdata["table"].obsm) == before
