@@ -14,6 +14,7 @@ IMAGE_PATH = "source_image_path"  # uns[spatial][library]["metadata"]: full-reso
 SPOT_PITCH = "spot_pitch_um"  # uns[spatial][library]["metadata"]: centre to centre distance, um
 
 # parts of uns[key]
+TISSUE = "tissue"
 TILES = "tiles"
 FEATURES = "features"
 NORMALIZATION = "normalization"
