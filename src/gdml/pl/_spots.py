@@ -76,7 +76,7 @@ def spot_layout(
         diameter = pitch if sides else float(diameter or pitch / 2)
 
     scale = tiled.get("um_per_px", np.nan)
-    of_array = np.nan if covering else PITCH_UM.get(kind or "", np.nan)
+    of_array = factors.get("bin_size_um", np.nan) if covering else PITCH_UM.get(kind or "", np.nan)
     pitch_um = visium.get("metadata", {}).get(_keys.SPOT_PITCH, of_array)
     um_per_px = scale if np.isfinite(scale) else pitch_um / pitch
     image, image_scale = _hires(visium, library) if img else (None, 1.0)
