@@ -300,3 +300,21 @@ def test_a_scale_that_the_metadata_contradict_is_told(image):
     slide = open_slide(image, um_per_px=0.25)
     with pytest.warns(UserWarning, match=r"argument 0.5; image metadata 0.25; .*argument used"):
         assert grid(slide).uns["gdml"]["tiles"]["slides"]["slide"]["um_per_px"] == 0.5
+
+
+# -- real slides ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_tiles_of_a_real_slide_lie_where_space_ranger_saw_tissue(data_dir):
+    from scipy.spatial import KDTree
+
+    folder = data_dir / "visium_colon"
+    # barcode, in_tissue, array row and column, y, x; of spots on tissue alone
+    spots = np.loadtxt(folder / "spatial" / "tissue_positions_list.csv", delimiter=",", usecols=(5, 4))
+    slide = gdml.pp.grid(folder / "colon_d0_HE.jpg", um_per_px=0.97)
+    tiles, side = slide.obsm["spatial"], 112 / 0.97
+    in_a_tile = KDTree(tiles).query(spots, p=np.inf)[0] <= side / 2
+    near_a_spot = KDTree(spots).query(tiles)[0] <= 100 / 0.97
+    assert in_a_tile.mean() > 0.98, "spots on tissue that no tile covers"
+    assert near_a_spot.mean() > 0.97, "tiles on glass"

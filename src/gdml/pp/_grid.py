@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from gdml import _keys
 from gdml.slides import Slide
 from gdml.slides.lattice import Layout
-from gdml.slides.tissue import TissueMap
 from gdml.spots.lattice import lattice_spots
 
 
@@ -19,7 +18,7 @@ def grid(
     *,
     spacing_um: float | None = None,
     layout: Layout = "square",
-    tissue: bool | NDArray | str | PathLike | dict[str, Any] | TissueMap = True,
+    tissue: bool | NDArray | str | PathLike | dict[str, Any] | Any = True,
     min_tissue: float = 0.25,
     region: tuple[float, float, float, float] | None = None,
     um_per_px: float | None = None,
@@ -47,7 +46,7 @@ def grid(
     tissue
         True detects the tissue on a thumbnail. False takes the whole image. Else a mask of the whole slide, (h, w) at
         any scale; the path of a GeoJSON file with polygons in full-resolution px, as QuPath exports them, or its
-        content; or a :class:`gdml.slides.tissue.TissueMap`.
+        content; or a ``TissueMap`` of ``gdml.slides.tissue``.
     min_tissue
         Least share of tissue in a tile, 0 to 1.
     region

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     import torch
-    from numpy.typing import ArrayLike
+    from numpy.typing import NDArray
 
     from gdml.encoders.device import Precision
     from gdml.slides import Slide
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    adata: "AnnData | str | PathLike[str] | ArrayLike | Slide",
+    adata: "AnnData | str | PathLike[str] | NDArray[Any] | Slide | Any",
     model: "TrainedModel | str | PathLike[str] | None" = None,
     *,
     image: Any = None,
