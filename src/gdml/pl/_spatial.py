@@ -72,7 +72,8 @@ def spatial_pred(
         Draw the spots over the H&E image (``hires`` in ``adata.uns['spatial']``).
     shape
         ``"circle"``: spots at their true diameter. ``"hex"``, ``"square"``: tiles as wide as the pitch, without gaps.
-        By default hexagons on the grid of Visium, else circles.
+        By default hexagons on the grid of Visium, squares at their true size for the tiles of :func:`gdml.pp.grid` and
+        the bins of Visium HD, else circles. The image shows through tiles and bins.
     size
         Factor on the true size.
     scale

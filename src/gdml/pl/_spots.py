@@ -18,6 +18,7 @@ from gdml.slides.geometry import grid_kind, um_per_px_from_grid, um_per_px_from_
 from gdml.spots.scale import PITCH_UM
 
 SHAPES = {"hex": 6, "square": 4, "circle": 0}
+_FADED, _THROUGH = 0.7, 0.75  # opacity of the H&E image, and of tiles that cover it
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class SpotLayout:
     um_per_px: float | None
     image: NDArray[Any] | None
     image_scale: float
+    corner: tuple[float, float] = (0.0, 0.0)  # of the image
+    see_through: bool = False  # over the image
 
     def limits(self) -> tuple[float, float, float, float]:
         """Left, right, top, bottom: the spots with half a spot of margin."""
@@ -60,14 +63,21 @@ def spot_layout(
     )
     grid = [adata.obs[k].to_numpy()[rows] for k in (_keys.ARRAY_ROW, _keys.ARRAY_COL) if k in adata.obs]
     kind = grid_kind(*grid) if len(grid) == 2 else None
-    shape = shape or ("hex" if kind == "hex" else "circle")
-    diameter = visium.get("scalefactors", {}).get("spot_diameter_fullres")
+    factors, tiled = visium.get("scalefactors", {}), tiles.get("slides", {}).get(library, {})
+    # tiles of a slide without spots, and bins, cover the tissue
+    covering = "bin_size_um" in factors or library in adata.uns.get(key, {}).get(_keys.TISSUE, {})
+    shape = shape or ("hex" if kind == "hex" else "square" if covering else "circle")
+    diameter = factors.get("spot_diameter_fullres")
     pitch = _pitch(xy, grid) or 2 * float(diameter or 1)
     sides = SHAPES[shape]
-    diameter = pitch if sides else float(diameter or pitch / 2)
+    if covering and shape == "square" and diameter:
+        diameter = min(float(diameter), pitch)  # tiles that overlap would hide one another
+    else:
+        diameter = pitch if sides else float(diameter or pitch / 2)
 
-    scale = tiles.get("slides", {}).get(library, {}).get("um_per_px", np.nan)
-    pitch_um = visium.get("metadata", {}).get(_keys.SPOT_PITCH, PITCH_UM.get(kind or "", np.nan))
+    scale = tiled.get("um_per_px", np.nan)
+    of_array = np.nan if covering else PITCH_UM.get(kind or "", np.nan)
+    pitch_um = visium.get("metadata", {}).get(_keys.SPOT_PITCH, of_array)
     um_per_px = scale if np.isfinite(scale) else pitch_um / pitch
     image, image_scale = _hires(visium, library) if img else (None, 1.0)
     return SpotLayout(
@@ -78,6 +88,8 @@ def spot_layout(
         float(um_per_px) if np.isfinite(um_per_px) else None,
         image,
         image_scale,
+        (float(tiled.get("left", 0.0)), float(tiled.get("top", 0.0))),
+        covering and shape != "circle",
     )
 
 
@@ -118,12 +130,15 @@ def draw_spots(ax: Axes, spots: SpotLayout, values: NDArray[Any], *, cmap: str, 
     """Draw a value per spot, in image orientation (y down), at equal aspect."""
     left, right, top, bottom = spots.limits()
     if spots.image is not None:
-        height, width = spots.image.shape[:2]
-        extent = (0, width / spots.image_scale, height / spots.image_scale, 0)
-        ax.imshow(spots.image, extent=extent, interpolation="antialiased", alpha=0.7, zorder=0)
+        (height, width), (x, y) = np.array(spots.image.shape[:2]) / spots.image_scale, spots.corner
+        extent = (x, x + width, y + height, y)
+        ax.imshow(spots.image, extent=extent, interpolation="antialiased", alpha=_FADED, zorder=0)
     # an edge in the colour of the spot closes the seams that renderers leave between tiles
     style: dict[str, Any] = {"cmap": cmap, "norm": norm, "linewidths": 0.2, "edgecolors": "face", "zorder": 1}
-    if spots.image is not None:
+    if spots.image is not None and spots.see_through:
+        # neither edges nor blended borders, which would be seen as a mesh
+        style |= {"linewidths": 0, "edgecolors": "none", "antialiaseds": False, "alpha": _THROUGH, "rasterized": True}
+    elif spots.image is not None:
         style |= {"linewidths": 0.4, "edgecolors": "white"}  # stained nuclei are as dark as low values
     drawn: Collection
     if spots.shape == "circle":
