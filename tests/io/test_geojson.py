@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shapely import unary_union
 from shapely.geometry import shape as to_shape
 
 import gdml
@@ -198,6 +199,8 @@ def test_bad_places(tmp_path):
 
 def test_a_predicted_slide(tmp_path, synthetic_adata):
     """From the verbs to the file."""
+    gdml.pp.tile(synthetic_adata, n_side=1)
+    gdml.pp.embed(synthetic_adata, tokens="pooled")
     train = synthetic_adata[synthetic_adata.obs["library_id"] != "S1"].copy()
     test = synthetic_adata[synthetic_adata.obs["library_id"] == "S1"].copy()
     gdml.pp.normalize(train, n_genes=20)
@@ -211,3 +214,13 @@ def test_a_predicted_slide(tmp_path, synthetic_adata):
     for feature, xy in zip(read["features"], test.obsm["spatial"], strict=True):
         polygon = to_shape(feature["geometry"])
         assert polygon.area == pytest.approx(side**2) and polygon.centroid.coords[0] == pytest.approx(tuple(xy))
+
+
+def test_tiles_of_a_slide_without_spots(synthetic_adata):
+    """They are squares of the size of a tile, whatever is recorded as a spot's diameter."""
+    entry = synthetic_adata.uns["spatial"]["S1"]["metadata"]
+    slide = gdml.pp.grid(entry["source_image_path"], 112, um_per_px=1.0, tissue=False)
+    slide.obsm["gdml"] = pd.DataFrame({"FASN": np.arange(slide.n_obs, dtype=float)}, index=slide.obs_names)
+    polygons = [to_shape(feature["geometry"]) for feature in to_geojson(slide, "FASN")["features"]]
+    assert {polygon.area for polygon in polygons} == {112.0**2}
+    assert sum(polygon.area for polygon in polygons) == pytest.approx(unary_union(polygons).area)  # side by side

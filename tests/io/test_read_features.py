@@ -233,18 +233,47 @@ def test_repeated_tiles_are_one_spot(trident):
     assert read_features(trident(corners=corners)).n_obs == 20
 
 
-def test_files_are_copied_once_and_changes_are_seen(trident, monkeypatch):
-    first = read_features(trident())
-    store = first.uns["gdml"]["features"]["stores"]["own"]["A"]
+def test_files_are_copied_once_and_changes_are_seen(trident, own, monkeypatch):
+    image = own.uns["spatial"]["S1"]["metadata"]["source_image_path"]
+    size = tuple(own.uns["gdml"]["tiles"]["slides"]["S1"][side] for side in ("width", "height"))
+    read = lambda **changes: read_features(
+        trident(side=112, size=size, corners=lattice(side=112), **changes), image, um_per_px=1
+    )
+    first = read()
     monkeypatch.setattr("gdml.features.FeatureStore.append", lambda *args: pytest.fail("copied again"))
-    again = read_features(trident())
-    assert again.uns["gdml"]["features"]["stores"]["own"]["A"] == store
+    again = read()
+    assert again.uns["gdml"]["features"] == first.uns["gdml"]["features"]
     monkeypatch.undo()
-    other = read_features(trident(features=noise(20) + 1))
-    assert other.uns["gdml"]["features"]["keys"] != first.uns["gdml"]["features"]["keys"]
+    other = read(features=noise(20) + 1)
     np.testing.assert_array_equal(other.obsm["X_uni_v1"], (noise(20) + 1).astype(np.float16).astype(np.float32))
-    keys = {slide_key(Spots.resolve(adata), "A") for adata in (first, again, other)}
-    assert len(keys) == 2  # finished runs on other features are not used
+    # the image and the encoder are the same; finished runs on other features are not used all the same
+    keys = [slide_key(Spots.resolve(adata), "A") for adata in (first, again, other)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+class Shifted:
+    """A white image whose corner is not the origin of the coordinates, as those of a SpatialData can be."""
+
+    name, size, um_per_px, origin = "shifted", (2000, 1500), 0.5, (1000.0, 200.0)
+
+    def read_region(self, x, y, width, height, size):
+        return np.full((size[1], size[0], 3), 255, np.uint8)
+
+    def fingerprint(self):
+        return "white"
+
+    def close(self):
+        pass
+
+
+def test_places_are_in_the_coordinates_of_the_image(trident):
+    tiles = read_features(trident(), Shifted())
+    np.testing.assert_array_equal(tiles.obsm["spatial"], lattice() + 112.0 + (1000, 200))
+    spots = ad.AnnData(obsm={"spatial": tiles.obsm["spatial"][::-1].copy()})
+    read_features(trident(), Shifted(), adata=spots)
+    np.testing.assert_array_equal(spots.obsm["X_uni_v1"], tiles.obsm["X_uni_v1"][::-1])
+    slide = spots.uns["gdml"]["tiles"]["slides"]["slide"]
+    assert (slide["left"], slide["top"], slide["um_per_px_source"]) == (1000.0, 200.0, "image metadata")
 
 
 # ---- assigned to spots
