@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from gdml.encoders import get_encoder, list_encoders
@@ -112,14 +113,12 @@ def test_weights_of_another_model_are_refused_by_name(passed, to, named, stand_i
 
 
 def test_weights_of_no_known_model_are_compared(tmp_path, stand_in):
-    import torch
-
     path = tmp_path / "w.safetensors"
     save_file({"cls_token": torch.zeros(1, 1, 7), "other": torch.zeros(2)}, path)
     with pytest.raises(ValueError) as caught:
         _ = get_encoder("h0-mini", weights=path).model
     found = str(caught.value)
-    assert "H0-mini" in found and "has 1 that the model has not ('other'" in found
+    assert "H0-mini" in found and "has 1 tensor that the model has not, such as 'other'" in found
     assert "(1, 1, 7) in place of (1, 1, 768)" in found and re.search(r"lacks 1\d\d tensors", found)
     # an option of the user, not the file
     with pytest.raises(ValueError, match="'pos_embed'.*in place of") as caught:

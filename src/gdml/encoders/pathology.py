@@ -24,7 +24,7 @@ class PublishedEncoder(TimmEncoder):
     Parameters
     ----------
     name
-        Name in :data:`PUBLISHED`, such as ``"virchow2"``.
+        Name in ``PUBLISHED``, such as ``"virchow2"``.
     pretrained
         Load the published weights; False leaves them random.
     weights
@@ -105,7 +105,7 @@ def find_weights(name: str) -> Path | None:
     Parameters
     ----------
     name
-        Name in :data:`PUBLISHED`.
+        Name in ``PUBLISHED``.
 
     Returns
     -------
