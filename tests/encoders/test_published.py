@@ -97,7 +97,7 @@ def test_pooling_that_a_model_has_not(name, pooling, known):
     ("passed", "to", "named"),
     [
         ("virchow2", "uni", ["UNI (ViT-L/16)", "Virchow2 (ViT-H/14, 4 register tokens)", "encoder='virchow2'"]),
-        ("h-optimus-1", "gigapath", ["Prov-GigaPath", "encoder='h-optimus-0' or encoder='h-optimus-1'"]),
+        ("h-optimus-1", "uni", ["UNI", "encoder='h-optimus-0' or encoder='h-optimus-1'"]),
         ("conch", "timm:vit_base_patch16_224", ["'vit_base_patch16_224'", "CONCH", "encoder='conch'"]),
         # the same architecture, told by the names in the file
         ("phikon-v2", "uni", ["UNI (ViT-L/16)", "Phikon-v2", "encoder='phikon-v2'"]),

@@ -34,7 +34,7 @@ class PublishedEncoder(TimmEncoder):
         Embedding of a tile; by default as the authors define it. ``"class"`` is the class token, and halves the width
         of ``"class+mean"``, the class token followed by the mean of the patch tokens. ``"attention"`` is CONCH's.
     **kwargs
-        As in :class:`TimmEncoder`.
+        As in :class:`~gdml.encoders.TimmEncoder`.
 
     Raises
     ------
