@@ -92,7 +92,7 @@ def mean_of(tokens: torch.Tensor) -> torch.Tensor:
     return total / len(tokens)
 
 
-# H0-mini in its real depth, the others with one block
+# the two ViT-B, H0-mini here and CONCH below, in their real size; the others with one block
 @pytest.mark.parametrize(
     ("name", "depth"),
     [("uni", 1), ("uni2-h", 1), ("virchow2", 1), ("h-optimus-0", 1), ("h0-mini", 12), ("gigapath", 1)],
@@ -133,10 +133,11 @@ def test_mean_of_the_patch_tokens_is_the_embedding():
     assert (thin[:, 1:].mean(1) - pooled).abs().max() < 0.2 * tokens[:, 1:].std(1).max()
 
 
-def test_conch_is_pooled_by_attention(published_shapes, tmp_path):
-    state = random_state(published_shapes["conch"], 1)
+@pytest.mark.parametrize("depth", [1, pytest.param(12, marks=pytest.mark.slow)])
+def test_conch_is_pooled_by_attention(depth, published_shapes, tmp_path):
+    state = random_state(published_shapes["conch"], depth)
     torch.save(state, tmp_path / "pytorch_model.bin")
-    encoder = get_encoder("conch", weights=tmp_path / "pytorch_model.bin", depth=1)
+    encoder = get_encoder("conch", weights=tmp_path / "pytorch_model.bin", depth=depth)
     tokens, pooled = encoder.encode(tiles(448))
     assert tokens.shape == (1, 1, 512) and encoder.n_prefix == 1
     for budget in ("grid7", "all", "pooled"):

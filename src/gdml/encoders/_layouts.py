@@ -81,6 +81,8 @@ def _from_dinov2(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tens
 
 def _resampled(positions: torch.Tensor, n: int) -> torch.Tensor:
     """Position embedding (1, 1 + s², D) for ``n`` tokens: bicubic without antialiasing, as transformers does."""
+    if positions.ndim != 3:  # refused later, by its shape
+        return positions
     first, grid = positions[:, :1], positions[:, 1:]
     old, new = (round(count**0.5) for count in (grid.shape[1], n - 1))
     if old == new or old**2 != grid.shape[1] or new**2 != n - 1:

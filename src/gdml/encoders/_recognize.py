@@ -5,6 +5,8 @@ from functools import cache
 
 import torch
 
+from gdml._errors import count
+
 from ._build import build
 from ._layouts import State, layout_of, to_timm
 from .published import PUBLISHED, Published
@@ -25,14 +27,14 @@ def differences(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tenso
     reshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
     parts = []
     if missing:
-        parts.append(f"the file lacks {len(missing)} tensors ({missing[0]!r}, ...)")
+        parts.append(f"lacks {count(len(missing), 'tensor')}, such as {missing[0]!r}")
     if unknown:
-        parts.append(f"it has {len(unknown)} that the model has not ({unknown[0]!r}, ...)")
+        parts.append(f"has {count(len(unknown), 'tensor')} that the model has not, such as {unknown[0]!r}")
     if reshaped:
         key = reshaped[0]
-        shapes = f"{key!r}: {tuple(state[key].shape)} in place of {tuple(own[key].shape)}"
-        parts.append(f"{len(reshaped)} are of another shape ({shapes}, ...)")
-    return "; ".join(parts)
+        shapes = f"{tuple(state[key].shape)} in place of {tuple(own[key].shape)}"
+        parts.append(f"has {count(len(reshaped), 'tensor')} of another shape, such as {key!r}: {shapes}")
+    return f"the file {'; '.join(parts)}" if parts else ""
 
 
 def recognized(file: Mapping[str, torch.Tensor]) -> dict[str, Published]:

@@ -24,7 +24,7 @@ class PublishedEncoder(TimmEncoder):
     Parameters
     ----------
     name
-        Name in :data:`PUBLISHED`, such as ``"virchow2"``.
+        Name in ``PUBLISHED``, such as ``"virchow2"``.
     pretrained
         Load the published weights; False leaves them random.
     weights
@@ -34,7 +34,7 @@ class PublishedEncoder(TimmEncoder):
         Embedding of a tile; by default as the authors define it. ``"class"`` is the class token, and halves the width
         of ``"class+mean"``, the class token followed by the mean of the patch tokens. ``"attention"`` is CONCH's.
     **kwargs
-        As in :class:`TimmEncoder`.
+        As in :class:`~gdml.encoders.TimmEncoder`.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def find_weights(name: str) -> Path | None:
     Parameters
     ----------
     name
-        Name in :data:`PUBLISHED`.
+        Name in ``PUBLISHED``.
 
     Returns
     -------

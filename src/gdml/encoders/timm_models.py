@@ -27,7 +27,8 @@ class TimmEncoder:
     pretrained
         Load the published weights; False leaves them random.
     weights
-        File of weights to load instead: safetensors, or a torch file of tensors.
+        File of weights to load instead: safetensors, or a torch file of tensors, named as timm or transformers'
+        ``Dinov2Model`` name them.
     seed
         Seed of random weights.
     mean, std

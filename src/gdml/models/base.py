@@ -62,7 +62,7 @@ class Shape:
         if self.n_tokens < n_tokens:
             raise ValueError(
                 f"{model} attends to the local tokens of a tile, but the features are pooled to one: call "
-                'gdml.pp.embed(adata, tokens="grid7").'
+                'gdml.pp.embed(adata, tokens="grid7"), with an encoder that has tokens of patches.'
             )
         if self.n_side < n_side:
             raise ValueError(
