@@ -122,7 +122,7 @@ class cluster:
     """A LocalCluster of n workers that have loaded what they need."""
 
     def __init__(self, n: int) -> None:
-        self._cluster = LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None)
+        self._cluster = LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0")
         self._client = Client(self._cluster)
         self._client.run(load)
 
