@@ -322,3 +322,21 @@ def test_a_large_image_without_levels_is_read_with_a_warning(tmp_path, monkeypat
     with pytest.warns(UserWarning, match=r"flat\.tif.*1200 x 1000 px.*no smaller levels.*tiffsave"):
         labels = find_tissue(open_slide(tmp_path / "flat.tif"), um_per_px=UM / 2).labels
     assert called(labels, "tissue", tissue) > 0.98
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["C6", "colon d0"])
+def test_measured_spots_lie_on_tissue(data_dir, name):
+    import pandas as pd
+
+    if name == "C6":
+        image = next((data_dir / "her2st" / "ST-imgs" / "C" / "C6").glob("*.jpg"))
+        table = pd.read_csv(data_dir / "her2st" / "ST-spotfiles" / "C6_selection.tsv", sep="\t")
+        xy, scale = table[["pixel_x", "pixel_y"]].to_numpy(float), 0.73
+    else:
+        image, scale = data_dir / "visium_colon" / "colon_d0_HE.jpg", 0.97
+        xy = pd.read_csv(data_dir / "visium_colon" / "spatial" / "tissue_positions_list.csv", header=None)[[5, 4]]
+    found = find_tissue(open_slide(image), um_per_px=scale)
+    assert (found.fraction(xy, 112 / scale) >= 0.25).all()
+    assert 0.1 < (found.labels == 1).mean() < 0.45
+    assert (found.labels > 1).mean() < 0.001  # no pen, fold or blur is invented

@@ -1,7 +1,6 @@
 """What is tissue on a slide, drawn over it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,30 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from gdml import _keys
-from gdml._errors import did_you_mean
-from gdml.slides import open_slide
-from gdml.slides.tissue import CLASSES, look_at
+from gdml.slides.tissue import CLASSES
 
 from ._common import BLACK, GREEN, GREY, ORANGE, SKY, add_legend, finish, given_axes
 from ._spots import scale_bar
+from ._tissue_panel import TissuePanel, of_adata, of_slide
 
 _NAMES = {"glass": "glass", "tissue": "tissue", "pen": "pen or ink", "fold": "fold", "blurred": "out of focus"}
 _TINTS = {"pen": ORANGE, "fold": SKY, "blurred": GREEN}
 _OPACITY = 0.75
 _MOST_PX = 2048  # of the labels that are drawn
 _PANEL_INCH, _LEGEND_INCH, _TITLE_INCH, _FOOT_INCH, _GAP_INCH = 3.6, 1.45, 0.3, 0.3, 0.1
-
-
-@dataclass(frozen=True)
-class _Panel:
-    title: str
-    image: NDArray[Any]
-    labels: NDArray[np.uint8]
-    size: tuple[float, float]  # full-resolution px
-    origin: tuple[float, float]
-    um_per_px: float | None
-    tiles: NDArray[np.float64] | None = None  # corners, (n, 4, 2)
 
 
 def tissue(
@@ -92,69 +78,18 @@ def tissue(
     if isinstance(data, AnnData):
         if um_per_px is not None:
             raise TypeError("`um_per_px` is of slides; the scale of an AnnData was given to gdml.pp.grid.")
-        panels = _of_adata(data, library_id)
+        panels = of_adata(data, library_id)
     else:
         if library_id is not None:
             raise TypeError(f"`library_id` is {library_id!r}, but the data is not an AnnData; leave it out.")
-        panels = [_of_slide(data, um_per_px)]
+        panels = [of_slide(data, um_per_px)]
     axes = _new_axes(panels) if ax is None else given_axes(ax, len(panels))
     for one, panel in zip(axes, panels, strict=True):
         _draw(one, panel)
     return finish(np.array(axes, dtype=object), show, return_fig)
 
 
-def _of_slide(data: Any, um_per_px: float | None) -> _Panel:
-    slide = open_slide(data, um_per_px=um_per_px)
-    try:
-        found, image = look_at(slide)
-        origin = getattr(slide, "origin", (0.0, 0.0))
-        return _Panel("", image, found.labels, slide.size, origin, slide.um_per_px)
-    finally:
-        if slide is not data:
-            slide.close()
-
-
-def _of_adata(adata: AnnData, library_id: str | Sequence[str] | None) -> list[_Panel]:
-    maps = {str(name): entry for name, entry in adata.uns.get(_keys.KEY, {}).get(_keys.TISSUE, {}).items()}
-    if not maps:
-        raise KeyError(
-            "The AnnData has no map of tissue (adata.uns['gdml']['tissue']); make it with gdml.pp.grid(slide), or pass "
-            "the path of the image to gdml.pl.tissue."
-        )
-    wanted = list(maps) if library_id is None else np.ravel(np.asarray(library_id, dtype=object)).astype(str).tolist()
-    panels = []
-    for name in wanted:
-        if name not in maps:
-            raise KeyError(f"`library_id` names {name!r}, which has no map of tissue. {did_you_mean(name, maps)}")
-        panels.append(_of_library(adata, name, np.asarray(maps[name]["labels"]), named=len(maps) > 1))
-    return panels
-
-
-def _of_library(adata: AnnData, name: str, labels: NDArray[np.uint8], *, named: bool) -> _Panel:
-    visium: dict[str, Any] = next(
-        (entry for key, entry in adata.uns.get(_keys.SPATIAL, {}).items() if str(key) == name), {}
-    )
-    factors = visium.get("scalefactors", {})
-    if "hires" not in visium.get("images", {}) or "tissue_hires_scalef" not in factors:
-        raise KeyError(
-            f"adata.uns['spatial'][{name!r}] has no hires image with its scale factor; pass the path of the image to "
-            "gdml.pl.tissue instead."
-        )
-    image = np.asarray(visium["images"]["hires"])
-    size = (image.shape[1] / factors["tissue_hires_scalef"], image.shape[0] / factors["tissue_hires_scalef"])
-    tiles = adata.uns[_keys.KEY].get(_keys.TILES, {})
-    of_slide = {str(key): entry for key, entry in tiles.get("slides", {}).items()}.get(name, {})
-    scale = float(of_slide.get("um_per_px", np.nan))
-    corners = None
-    library_key = str(tiles.get("library_key", _keys.LIBRARY))
-    if library_key in adata.obs and _keys.SPATIAL in adata.obsm and "spot_diameter_fullres" in factors:
-        own = adata.obs[library_key].astype(str).to_numpy() == name
-        square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * factors["spot_diameter_fullres"] / 2
-        corners = np.asarray(adata.obsm[_keys.SPATIAL], np.float64)[own, None] + square
-    return _Panel(name if named else "", image, labels, size, (0.0, 0.0), scale if scale > 0 else None, corners)
-
-
-def _new_axes(panels: list[_Panel]) -> list[Axes]:
+def _new_axes(panels: list[TissuePanel]) -> list[Axes]:
     """Create a figure with a row of axes in proportion to the slides, each with a legend at its right."""
     longest = [max(panel.size) for panel in panels]
     sizes = [np.array(panel.size) / most * _PANEL_INCH for panel, most in zip(panels, longest, strict=True)]
@@ -169,7 +104,7 @@ def _new_axes(panels: list[_Panel]) -> list[Axes]:
     return axes
 
 
-def _draw(ax: Axes, panel: _Panel) -> None:
+def _draw(ax: Axes, panel: TissuePanel) -> None:
     (x0, y0), (width, height) = panel.origin, panel.size
     extent = (x0, x0 + width, y0 + height, y0)
     ax.imshow(panel.image, extent=extent, interpolation="antialiased", zorder=0)
@@ -202,7 +137,7 @@ def _draw(ax: Axes, panel: _Panel) -> None:
     scale_bar(ax, panel.um_per_px)
 
 
-def _outline(ax: Axes, labels: NDArray[np.uint8], panel: _Panel) -> Line2D:
+def _outline(ax: Axes, labels: NDArray[np.uint8], panel: TissuePanel) -> Line2D:
     """Draw the outline of the tissue, black on a white border, which shows on every stain."""
     inside = np.pad(labels == CLASSES.index("tissue"), 1).astype(np.float32)
     (x0, y0), (width, height) = panel.origin, panel.size

@@ -16,12 +16,10 @@ _Floats = NDArray[np.floating]
 # ink
 _NIB, _RIM, _STROKE = 15.0, 40.0, 5e4  # half the least width and the rim of a stroke, um; its least area, um**2
 _COLOURED = 0.2  # least mean density
-_INKY, _INKY_OVER_TISSUE = 0.45, 0.3  # redder in density than any stain; over tissue, than the tissue by this much
-_RED_EVEN, _PALE, _ON_GLASS = (
-    0.15,
-    0.12,
-    0.2,
-)  # relative variation along a red stroke; density and share of glass around
+_INKY = 0.45  # chromaticity that no stain reaches: dense in red above all
+_UNLIKE = 0.3  # difference from the usual chromaticity of the slide
+_EVEN = 0.15  # relative variation of density along a red stroke
+_PALE, _ON_GLASS = 0.12, 0.2  # density of glass, and the least share of it around a red stroke
 
 # folds
 _FOLD_WINDOW = 20.0  # um
@@ -57,15 +55,16 @@ def find_ink(channels: _Floats, um: float) -> _Mask:
     divisor = np.maximum(density, 1e-3)
     x, y = red / divisor - 1, (green - blue) / (np.sqrt(3) * divisor)
     dense = density > _COLOURED
-    coloured = dense if dense.any() else np.ones_like(dense)
+    if not dense.any():
+        return dense
     # stains differ between laboratories: ink also differs from most of what is coloured on the slide
-    usual_x, usual_y, usual_density = (float(np.median(values[coloured])) for values in (x, y, density))
-    unlike, nearly = usual_x + _INKY_OVER_TISSUE, usual_x + _INKY_OVER_TISSUE / 2
-    over_tissue = min(unlike, max(0.35, nearly))
+    usual_x, usual_y, usual_density = (float(np.median(values[dense])) for values in (x, y, density))
+    unlike = usual_x + _UNLIKE
+    over_tissue = min(unlike, max(0.35, usual_x + _UNLIKE / 2))  # mixed with stain; beside surer pixels alone
     blues = apply_hysteresis_threshold(np.where(dense, x, -1.0), over_tissue, max(_INKY, unlike))
     deep = np.where((density > 0.5) & (y > 0.5), x, -1.0)  # equally dense in red and green, as dark blue inks are
     blues |= apply_hysteresis_threshold(deep, min(over_tissue, 0.25), max(0.3, usual_x + 0.1))
-    greens = apply_hysteresis_threshold(np.where(dense & (x > -0.3), usual_y - y, -1.0), 0.3, 0.45)
+    greens = apply_hysteresis_threshold(np.where(dense & (x > -0.3), usual_y - y, -1.0), _UNLIKE, 1.5 * _UNLIKE)
     blacks = np.minimum(np.minimum(red, green), blue) > max(0.75, 2 * usual_density)
     blacks &= np.hypot(x, y) < 0.15
     ink = np.zeros(density.shape, bool)
@@ -77,14 +76,17 @@ def find_ink(channels: _Floats, um: float) -> _Mask:
 def _red_on_glass(x: _Floats, y: _Floats, green: _Floats, density: _Floats, um: float) -> _Mask:
     """Red ink. Blood has its hue, but is not as even, nor does so much of its outline lie on glass."""
     variance = gaussian(density**2, 3) - gaussian(density, 3) ** 2
-    even = np.sqrt(np.maximum(variance, 0)) < _RED_EVEN * density
+    even = np.sqrt(np.maximum(variance, 0)) < _EVEN * density
     seeds = opened(even & (x < -0.6) & (y < 0.3) & (green > 0.5), _RIM / um)
-    parts = label(without_small(seeds, _STROKE / um**2), connectivity=1)
-    strokes = np.zeros_like(seeds)
-    for i in range(1, parts.max() + 1):
-        one = parts == i
+    strokes, margin = np.zeros_like(seeds), int(2 * _RIM / um) + 1
+    for part in regionprops(label(without_small(seeds, _STROKE / um**2), connectivity=1)):
+        top, left, bottom, right = part.bbox
+        box = np.s_[max(top - margin, 0) : bottom + margin, max(left - margin, 0) : right + margin]
+        one = np.zeros_like(seeds[box])
+        one[tuple(part.coords.T - [[start.start] for start in box])] = True
         rim = grown(one, 2 * _RIM / um) & ~grown(one, _RIM / um)
-        strokes |= one & (np.mean(density[rim] < _PALE) > _ON_GLASS)
+        if rim.any() and np.mean(density[box][rim] < _PALE) > _ON_GLASS:
+            strokes[box] |= one
     reddish = (x < -0.45) & (y < 0.35) & (green > 0.5)
     return apply_hysteresis_threshold(reddish + strokes.astype(np.int8), 0.5, 1.5)
 
@@ -115,13 +117,12 @@ def find_folds(channels: _Floats, tissue: _Mask, um: float) -> _Mask:
     dense = np.zeros(tissue.shape, bool)
     usual = np.array([np.quantile(density[bins == i], 0.9) if (bins == i).any() else np.inf for i in range(_HUES)])
     dense[tissue] = density > _DOUBLED * usual[bins]
-    parts = label(without_small(dense, _FOLD_AREA / um**2), connectivity=1)
     folds = np.zeros_like(dense)
-    for part in regionprops(parts):
+    for part in regionprops(label(without_small(dense, _FOLD_AREA / um**2), connectivity=1)):
         length, width = part.axis_major_length, part.axis_minor_length
         narrow = part.area / length * um < _FOLD_WIDTH and length > _SLENDER * width
         if length * um > _FOLD_LENGTH and narrow:
-            folds[parts == part.label] = True
+            folds[part.slice] |= part.image
     return folds
 
 

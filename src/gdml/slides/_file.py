@@ -11,6 +11,7 @@ import openslide
 import pyvips
 from numpy.typing import NDArray
 
+from ._bad_files import refuse_drawings, unreadable
 from ._metadata import believable, ome_um_per_px
 from ._resample import as_rgb8
 from ._slide import BrokenLevelError, PixelSlide
@@ -20,8 +21,6 @@ _BLOCK = 1 << 20
 _BLOCKS = 256
 _STRIP = 64  # rows decoded at a time
 _CACHE_BYTES = 32 << 20, 512 << 20  # least and most memory for the tiles that OpenSlide has decoded
-_NO_SCANS = ("csv", "mat", "pdf", "svg")  # libvips loaders of tables and drawings
-_OTHERS = {b"%PDF": "a PDF document", b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "a gzip archive"}
 _SHRINKS = ("jpegload", "jpegload_buffer")  # libvips loaders that decode at reduced size
 
 
@@ -59,7 +58,7 @@ class PyramidSlide(_FileSlide):
         try:
             self._handle = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         properties = self._handle.properties
         try:
             um_per_px = float(properties["openslide.mpp-x"]), float(properties["openslide.mpp-y"])
@@ -98,7 +97,7 @@ class PyramidSlide(_FileSlide):
         try:
             handle = openslide.OpenSlide(self._path)
         except openslide.OpenSlideError as error:
-            raise _unreadable(self._path, error) from error
+            raise unreadable(self._path, error) from error
         handle.set_cache(openslide.OpenSlideCache(self._cache_bytes))
         return handle
 
@@ -135,7 +134,7 @@ class FlatSlide(_FileSlide):
         try:
             image = _rgb(path)
         except pyvips.Error as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         # libvips has px per mm, 0 where unknown
         um_per_px = (1000 / image.xres if image.xres > 0 else 0.0, 1000 / image.yres if image.yres > 0 else 0.0)
         fields = image.get_fields()
@@ -242,10 +241,7 @@ def _rgb(path: Path) -> pyvips.Image:
 
 
 def _as_rgb(image: pyvips.Image, path: Path) -> pyvips.Image:
-    loader = image.get("vips-loader") if "vips-loader" in image.get_fields() else ""
-    if loader.startswith(_NO_SCANS):
-        kind = loader.removesuffix("_buffer").removesuffix("load").upper()
-        raise ValueError(f"{str(path)!r} is a {kind} file, not the scan of a slide; pass the path of the image itself.")
+    refuse_drawings(image, path)
     if image.format not in ("uchar", "ushort"):
         raise ValueError(f"The image {str(path)!r} has pixels of type {image.format}; save it with 8 bits a channel.")
     if image.hasalpha():
@@ -255,18 +251,3 @@ def _as_rgb(image: pyvips.Image, path: Path) -> pyvips.Image:
     if image.bands != 3:
         raise ValueError(f"The image {str(path)!r} has {image.bands} channels, RGB is needed; export it as RGB.")
     return image
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    with path.open("rb") as file:
-        start = file.read(1024)
-    known = next((what for magic, what in _OTHERS.items() if start.startswith(magic)), None)
-    if not start:
-        known = "empty"
-    elif known is None and start.isascii() and b"\0" not in start:
-        known = "text"
-    reason = f"it is {known}" if known else " ".join(str(error).split())
-    return ValueError(
-        f"The image {str(path)!r} cannot be opened ({reason}). Check that it is a complete image file, "
-        "or convert it to a tiled TIFF."
-    )
