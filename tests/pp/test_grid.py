@@ -129,6 +129,15 @@ def test_a_mask_and_its_outline_give_the_same_tiles(image, least, tmp_path):
     assert [slide.uns["gdml"]["tissue"]["slide"]["source"] for slide in drawn] == ["mask", str(path), "GeoJSON"]
 
 
+def test_a_map_that_was_made_before(image):
+    from gdml.slides.tissue import find_tissue
+
+    found = find_tissue(open_slide(image), um_per_px=0.5)
+    assert grid(image, tissue=found).obs.equals(grid(image, tissue=True).obs)
+    with pytest.raises(ValueError, match="map of a slide of 1200 x 900 px, but this one has 600 x 900"):
+        grid(image[:, :600], tissue=found)
+
+
 def test_without_tissue_the_whole_image_is_tiled(image):
     slide = grid(image)
     assert slide.n_obs == 12 * 9 and (slide.obs["tissue_fraction"] == 1).all()

@@ -69,12 +69,19 @@ def tissue_of(slide: Slide, tissue: Any, um_per_px: float | None) -> tuple[Tissu
     ------
     TypeError
         If ``tissue`` is nothing of the kind.
+    ValueError
+        If it does not fit the slide.
     """
     if isinstance(tissue, bool | np.bool_):
         if tissue:
             return find_tissue(slide, um_per_px=um_per_px), "detected"
         return TissueMap(np.ones((1, 1), np.uint8), slide.size), ALL
     if isinstance(tissue, TissueMap):
+        if tuple(tissue.size) != tuple(slide.size):
+            raise ValueError(
+                f"`tissue` is a map of a slide of {tissue.size[0]} x {tissue.size[1]} px, but this one has "
+                f"{slide.size[0]} x {slide.size[1]}; make it of this slide: gdml.slides.tissue.find_tissue(slide)."
+            )
         return tissue, "mask"
     if isinstance(tissue, str | os.PathLike):
         return tissue_from_geojson(tissue, slide.size), os.path.abspath(os.path.expanduser(tissue))
