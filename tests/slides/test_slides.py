@@ -365,3 +365,82 @@ def test_slides_load_neither_torch_nor_anndata():
 
     code = "import sys, gdml.slides; sys.exit(any(m in sys.modules for m in ('torch', 'anndata', 'scanpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    """Large even blocks, which all levels of a pyramid show alike."""
+    return np.random.default_rng(0).integers(60, 230, (8, 8, 3), np.uint8).repeat(64, 0).repeat(64, 1)
+
+
+def damaged(path, pixels, level):
+    """Pyramid of three levels, in one of which the data of every tile are overwritten."""
+    import pyvips
+    import tifffile
+
+    image = pyvips.Image.new_from_array(pixels)
+    image.tiffsave(str(path), tile=True, pyramid=True, tile_width=128, tile_height=128, compression="lzw")
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[level]
+        for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+            content[offset : offset + length] = bytes(length)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_broken_level_is_replaced_by_the_next_finer_one(tmp_path, blocks):
+    path = damaged(tmp_path / "broken.tif", blocks, 1)
+    slide = open_slide(path)
+    with pytest.warns(UserWarning, match=r"Level 1 of the 3 levels.*broken\.tif.*damaged.*tiffsave") as caught:
+        region = slide.read_region(0, 0, 512, 512, (256, 256))
+    assert caught[0].filename == __file__
+    np.testing.assert_array_equal(region[8::32, 8::32], blocks[16::64, 16::64])
+    # the other levels go on as before, without a word
+    np.testing.assert_array_equal(slide.read_region(0, 0, 512, 512, (512, 512)), blocks)
+    np.testing.assert_allclose(slide.read_region(0, 0, 512, 512, (128, 128))[8::16, 8::16], blocks[32::64, 32::64])
+    mend = str(caught[0].message).split("anew: ")[1].split(". Its regions")[0]
+    import pyvips
+
+    eval(mend.replace("'mended.tif'", repr(str(tmp_path / "mended.tif"))), {"pyvips": pyvips})
+    mended = open_slide(tmp_path / "mended.tif").read_region(0, 0, 512, 512, (512, 512)).astype(int)
+    np.testing.assert_allclose(mended[32::64, 32::64], blocks[32::64, 32::64], atol=3)
+
+
+def test_broken_full_resolution(tmp_path, blocks):
+    slide = open_slide(damaged(tmp_path / "broken.tif", blocks, 0))
+    for _ in range(2):  # not only at first
+        with pytest.raises(ValueError, match=r"broken\.tif.*damaged.*copy it again.*level 0"):
+            slide.read_region(0, 0, 512, 512, (512, 512))
+    np.testing.assert_allclose(slide.read_region(0, 0, 512, 512, (128, 128))[8::16, 8::16], blocks[32::64, 32::64])
+
+
+def test_threads_survive_the_broken_level_of_another(tmp_path, blocks):
+    from concurrent.futures import ThreadPoolExecutor
+
+    slide = open_slide(damaged(tmp_path / "broken.tif", blocks, 1))
+
+    def read(i):
+        out = 256 if i % 2 else 512
+        return (slide.read_region(0, 0, 512, 512, (out, out))[out // 32 :: out // 8, out // 32 :: out // 8]).tolist()
+
+    with pytest.warns(UserWarning, match="Level 1"), ThreadPoolExecutor(4) as pool:
+        assert all(found == blocks[16::64, 16::64].tolist() for found in pool.map(read, range(40)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("slide.svs", b"barcode\tx\ty\n" * 20, r"slide\.svs' cannot be opened \(it is text\)"),
+        ("slide.tif", b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n", "it is a PDF document"),
+        ("slide.tif", b"PK\x03\x04" + bytes(20), "it is a ZIP archive"),
+        ("slide.tif", b"", "it is empty"),
+        ("slide.ndpi", b"\x01\x02\xff\xfe" * 50, "not a known file format"),
+        ("slide.svg", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "is a SVG file, not the scan"),
+        ("slide.csv", b"1,2,3\n4,5,6\n", "is a CSV file, not the scan"),
+    ],
+)
+def test_files_of_other_kinds(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        open_slide(tmp_path / name)

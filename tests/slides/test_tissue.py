@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gdml.slides.tissue import TissueMap, tissue_from_geojson, tissue_from_mask
+from gdml.slides import open_slide
+from gdml.slides.tissue import CLASSES, TissueMap, find_tissue, tissue_from_geojson, tissue_from_mask
 
 coordinate = st.floats(-30, 130)
 
@@ -164,3 +165,160 @@ def test_geojson_that_is_not_there(tmp_path):
     (tmp_path / "packed.geojson").write_bytes(b"\x1f\x8b\x08\xff")
     with pytest.raises(ValueError, match="not JSON"):
         tissue_from_geojson(tmp_path / "packed.geojson", (100, 80))
+
+
+UM = 8.0  # per px of the scans below, which are as large as the maps of them
+INKS = {
+    "blue": (40, 70, 190),
+    "deep blue": (25, 25, 150),
+    "green": (30, 140, 70),
+    "red": (205, 30, 45),
+    "black": (25, 25, 30),
+}
+
+
+def scan(height=500, width=600):
+    """Tissue of nuclei in stroma, with a lumen and an adipocyte-sized hole, on shaded glass with dust: where, image."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    tissue = np.hypot((x - 330) / 1.4, y - 250) < 150
+    tissue &= np.hypot(x - 250, y - 250) > 25  # 400 um
+    density = np.full((height, width, 3), 0.05) + 0.03 * (x / width)[..., None] * [0.2, 1, 0.2]
+    nuclei = rng.random((height // 2, width // 2)).repeat(2, 0).repeat(2, 1)[..., None] ** 2
+    glands = rng.random((height // 10, width // 10)).repeat(10, 0).repeat(10, 1)[..., None]
+    stroma = rng.random((height, width, 1))
+    density += tissue[..., None] * (
+        (nuclei + 0.4 * glands) * [0.5, 0.55, 0.25] + (0.5 + 0.2 * stroma) * [0.05, 0.4, 0.1]
+    )
+    density[np.hypot(x - 420, y - 250) < 5] = 0.06  # 80 um
+    density[np.hypot(x - 60, y - 60) < 8] += 0.6  # dust of 130 um
+    density += rng.normal(0, 0.004, density.shape)
+    return tissue, np.clip(256 * 10**-density - 1, 0, 255).astype(np.uint8)
+
+
+def stained_with(image, ink, where):
+    """Image behind a layer of ink."""
+    return (image * np.where(where[..., None], (np.array(ink) + 1) / 256, 1)).astype(np.uint8)
+
+
+def classes_of(image):
+    """Labels at full size of an image at 8 um per px, as a slide of eight times the size would give."""
+    return find_tissue(open_slide(image), um_per_px=UM).labels
+
+
+def called(labels, name, where):
+    return (labels[where] == CLASSES.index(name)).mean()
+
+
+def test_tissue_is_found_on_shaded_glass():
+    tissue, image = scan()
+    found = find_tissue(open_slide(image), um_per_px=UM)
+    assert found.size == (600, 500) and found.labels.shape == image.shape[:2]
+    assert called(found.labels, "tissue", tissue) > 0.98
+    assert called(found.labels, "glass", ~tissue) > 0.97
+    # the lumen stays empty, the hole below the size of a tile is filled, the dust is dropped
+    np.testing.assert_allclose(found.fraction([[250, 250], [420, 250], [60, 60]], 14), [0, 1, 0])
+
+
+def test_scale_and_size_of_the_map():
+    _, image = scan()
+    large = open_slide(image.repeat(4, 0).repeat(4, 1), um_per_px=UM / 4)
+    found = find_tissue(large)
+    assert found.size == (2400, 2000) and found.labels.shape == (500, 600)
+    assert (found.labels == classes_of(image)).mean() > 0.98
+    unknown = find_tissue(open_slide(image))  # 10 mm
+    assert unknown.labels.shape == (500, 600) and (unknown.labels == found.labels).mean() > 0.98
+    with pytest.raises(ValueError, match="`um_per_px` must be positive, found -1"):
+        find_tissue(large, um_per_px=-1)
+
+
+def test_tissue_without_glass_is_tissue_throughout():
+    tissue, image = scan()
+    crop = image[180:320, 300:440]
+    assert tissue[180:320, 300:440].mean() > 0.99
+    assert (classes_of(crop) == 1).all()
+
+
+@pytest.mark.parametrize("grey", [0, 128, 245, 255])
+def test_no_tissue(grey):
+    blank = np.full((300, 400, 3), grey, np.uint8)
+    if grey == 128:
+        blank = np.random.default_rng(0).normal(240, 2, (300, 400, 3)).astype(np.uint8)
+    with pytest.raises(
+        ValueError, match=r"No tissue.*'array'.*glass 100%.*gdml\.pl\.tissue.*tissue=False.*tissue=mask"
+    ):
+        classes_of(blank)
+
+
+@pytest.mark.parametrize("fill", [0, 255])
+def test_what_scanners_fill_frames_with_is_glass(fill):
+    tissue, image = scan()
+    framed = np.full((600, 700, 3), fill, np.uint8)
+    framed[60:560, 80:680] = image
+    labels = classes_of(framed)
+    assert called(labels[60:560, 80:680], "tissue", tissue) > 0.97
+    labels[60:560, 80:680][tissue] = 0
+    assert (labels == 0).mean() > 0.98
+
+
+@pytest.mark.parametrize("ink", INKS)
+def test_pen_marks(ink):
+    tissue, image = scan()
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    stroke = (np.abs(y - 60 - 0.5 * x) < 25) & (x < 420)  # 350 um wide, from the glass into the tissue
+    labels = classes_of(stained_with(image, INKS[ink], stroke))
+    assert called(labels, "pen", stroke & ~tissue) > 0.9
+    if ink != "deep blue":  # which over this stain has the hue of dense nuclei
+        assert called(labels, "pen", stroke & tissue) > 0.9
+    away = np.abs(y - 60 - 0.5 * x) > 50
+    assert called(labels, "tissue", tissue & away) > 0.98
+    assert called(labels, "glass", ~tissue & away) > 0.97
+
+
+def test_stains_are_no_ink():
+    """A slide all of whose tissue has the hue of ink, such as one without eosin."""
+    tissue, image = scan()
+    density = -np.log10((image + 1.0) / 256)
+    blue = np.clip(256 * 10 ** -(density @ [[0.9, 0, 0], [0.45, 0.5, 0.1], [0, 0, 1]]) - 1, 0, 255).astype(np.uint8)
+    labels = classes_of(blue)
+    assert called(labels, "tissue", tissue) > 0.95 and not (labels == CLASSES.index("pen")).any()
+
+
+def test_fold():
+    tissue, image = scan()
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    fold = (np.abs(y - 330) < 7) & (np.abs(x - 340) < 110)  # 110 um by 1.8 mm
+    doubled = np.where(fold[..., None], (image / 255.0) ** 2 * 255, image).astype(np.uint8)
+    labels = classes_of(doubled)
+    assert called(labels, "fold", fold) > 0.6
+    assert called(labels, "tissue", tissue & ~(np.abs(y - 330) < 12)) > 0.98
+    assert not (classes_of(image) == CLASSES.index("fold")).any()
+
+
+def test_out_of_focus():
+    from skimage.filters import gaussian
+
+    tissue, image = scan()
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    distance = np.hypot(x - 400, y - 260)
+    blurred = (255 * gaussian(image, 2.0, channel_axis=2)).astype(np.uint8)  # 16 um
+    spoilt = np.where((distance < 70)[..., None], blurred, image)
+    slide = open_slide(spoilt.repeat(2, 0).repeat(2, 1), um_per_px=UM / 2)
+    labels = find_tissue(slide).labels
+    assert called(labels, "blurred", distance < 50) > 0.9
+    assert called(labels, "tissue", tissue & (distance > 90)) > 0.97
+    # at the resolution of the scan nothing is sharp, so focus is not judged
+    assert not (classes_of(spoilt) == CLASSES.index("blurred")).any()
+
+
+def test_a_large_image_without_levels_is_read_with_a_warning(tmp_path, monkeypatch):
+    import pyvips
+
+    from gdml.slides import _slide
+
+    tissue, image = scan()
+    pyvips.Image.new_from_array(image.repeat(2, 0).repeat(2, 1)).tiffsave(str(tmp_path / "flat.tif"), tile=True)
+    monkeypatch.setattr(_slide, "MOST_PX", 1000)
+    with pytest.warns(UserWarning, match=r"flat\.tif.*1200 x 1000 px.*no smaller levels.*tiffsave"):
+        labels = find_tissue(open_slide(tmp_path / "flat.tif"), um_per_px=UM / 2).labels
+    assert called(labels, "tissue", tissue) > 0.98

@@ -1,4 +1,4 @@
-"""Plots: maps of expression, scores of genes and models, the shared space, training history."""
+"""Plots: maps of expression and tissue, scores of genes and models, the shared space, training history."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from ._gene_scores import gene_scores
     from ._history import history
     from ._spatial import spatial_pred
+    from ._tissue import tissue
 
-__all__ = ["ablation", "benchmark", "embedding", "gene_scores", "history", "spatial_pred"]
+__all__ = ["ablation", "benchmark", "embedding", "gene_scores", "history", "spatial_pred", "tissue"]
 
 _MODULES = {name: f"_{name}" for name in __all__} | {"spatial_pred": "_spatial"}
 

@@ -32,7 +32,7 @@ def draw_group(
     axes[0].set_title(group.gene, loc="left", fontsize="medium", fontstyle="italic")
     if row_label:
         axes[0].set_ylabel(group.library)
-    scale_bar(axes[0], spots)
+    scale_bar(axes[0], spots.um_per_px)
     _color_bar(axes[-1], drawn, unit if scale is None else "scaled expression", scaled=scale is not None)
 
 
@@ -64,7 +64,7 @@ def draw_rows(
                 _heading(ax, names.get(panel.kind, panel.kind), panel, pt=28 if warn else 16)
         row[0].set_ylabel(group.gene, fontstyle="italic")
         if i + 1 == len(groups) or groups[i + 1].library != group.library:
-            scale_bar(row[0], spots)
+            scale_bar(row[0], spots.um_per_px)
         if scale is None:
             _color_bar(row[-1], drawn, unit.replace("per ", "per\n"), scaled=False)
         elif not i:  # the same for all rows

@@ -161,19 +161,19 @@ def draw_spots(ax: Axes, spots: SpotLayout, values: NDArray[Any], *, cmap: str, 
     return drawn
 
 
-def scale_bar(ax: Axes, spots: SpotLayout) -> None:
-    """Draw a scale bar of a round length below the spots; none if the scale is unknown."""
-    if spots.um_per_px is None:
+def scale_bar(ax: Axes, um_per_px: float | None) -> None:
+    """Draw a scale bar of a round length below the axes, whose unit is a px; none if the scale is unknown."""
+    if um_per_px is None:
         return
     left, right = ax.get_xlim()
     bottom, top = ax.get_ylim()
-    longest = 0.3 * (right - left) * spots.um_per_px
+    longest = 0.3 * (right - left) * um_per_px
     power = 10.0 ** np.floor(np.log10(longest))
     length = max(step * power for step in (1, 2, 5) if step * power <= longest)
     label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
     below = bottom + 0.03 * (bottom - top)
     ax.plot(
-        [left, left + length / spots.um_per_px],
+        [left, left + length / um_per_px],
         [below, below],
         color="black",
         lw=2,
@@ -182,7 +182,7 @@ def scale_bar(ax: Axes, spots: SpotLayout) -> None:
     )
     ax.annotate(
         label,
-        (left + length / spots.um_per_px, below),
+        (left + length / um_per_px, below),
         xytext=(4, 0),
         textcoords="offset points",
         va="center",

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import apply_hysteresis_threshold, gaussian
 from skimage.measure import label, regionprops
-from skimage.morphology import isotropic_closing, isotropic_dilation, isotropic_opening
+
+from ._morphology import closed, grown, opened, without_small
 
 _Mask = NDArray[np.bool_]
 _Floats = NDArray[np.floating]
@@ -32,14 +33,6 @@ _FOLD_LENGTH, _FOLD_WIDTH, _SLENDER, _FOLD_AREA = 500.0, 200.0, 3.5, 2e4  # um, 
 _FOCUS_WINDOW, _FOCUS_AREA = 100.0, 5e4  # um, um**2
 _NOISE = 4e-6  # variance of density by rounding to 8 bits
 _SOFT, _SOFTER = -0.8, 0.7  # logarithm of the ratio of amplitudes; below the median of the slide
-
-
-def without_small(mask: _Mask, area: float) -> _Mask:
-    """Mask without the parts smaller than ``area`` px."""
-    parts = label(mask, connectivity=1)
-    large = np.bincount(parts.ravel()) >= area
-    large[0] = False
-    return large[parts]
 
 
 def find_ink(channels: _Floats, um: float) -> _Mask:
@@ -70,27 +63,27 @@ def find_ink(channels: _Floats, um: float) -> _Mask:
     unlike, nearly = usual_x + _INKY_OVER_TISSUE, usual_x + _INKY_OVER_TISSUE / 2
     over_tissue = min(unlike, max(0.35, nearly))
     blues = apply_hysteresis_threshold(np.where(dense, x, -1.0), over_tissue, max(_INKY, unlike))
-    deep = (density > 0.5) & (y > max(0.5, usual_y + 0.2))
-    blues |= apply_hysteresis_threshold(np.where(deep, x, -1.0), min(over_tissue, 0.25), max(0.25, nearly))
+    deep = np.where((density > 0.5) & (y > 0.5), x, -1.0)  # equally dense in red and green, as dark blue inks are
+    blues |= apply_hysteresis_threshold(deep, min(over_tissue, 0.25), max(0.3, usual_x + 0.1))
     greens = apply_hysteresis_threshold(np.where(dense & (x > -0.3), usual_y - y, -1.0), 0.3, 0.45)
     blacks = np.minimum(np.minimum(red, green), blue) > max(0.75, 2 * usual_density)
     blacks &= np.hypot(x, y) < 0.15
     ink = np.zeros(density.shape, bool)
     for colour in (blues, greens, blacks, _red_on_glass(x, y, green, density, um)):
-        ink |= without_small(isotropic_opening(colour, _NIB / um), _STROKE / um**2)
-    return isotropic_dilation(ink, _RIM / um) if ink.any() else ink
+        ink |= without_small(opened(colour, _NIB / um), _STROKE / um**2)
+    return grown(ink, _RIM / um)
 
 
 def _red_on_glass(x: _Floats, y: _Floats, green: _Floats, density: _Floats, um: float) -> _Mask:
     """Red ink. Blood has its hue, but is not as even, nor does so much of its outline lie on glass."""
     variance = gaussian(density**2, 3) - gaussian(density, 3) ** 2
     even = np.sqrt(np.maximum(variance, 0)) < _RED_EVEN * density
-    seeds = isotropic_opening(even & (x < -0.6) & (y < 0.3) & (green > 0.5), _RIM / um)
+    seeds = opened(even & (x < -0.6) & (y < 0.3) & (green > 0.5), _RIM / um)
     parts = label(without_small(seeds, _STROKE / um**2), connectivity=1)
     strokes = np.zeros_like(seeds)
     for i in range(1, parts.max() + 1):
         one = parts == i
-        rim = isotropic_dilation(one, 2 * _RIM / um) & ~isotropic_dilation(one, _RIM / um)
+        rim = grown(one, 2 * _RIM / um) & ~grown(one, _RIM / um)
         strokes |= one & (np.mean(density[rim] < _PALE) > _ON_GLASS)
     reddish = (x < -0.45) & (y < 0.35) & (green > 0.5)
     return apply_hysteresis_threshold(reddish + strokes.astype(np.int8), 0.5, 1.5)
@@ -156,5 +149,6 @@ def find_blurred(density: _Floats, tissue: _Mask, um: float) -> _Mask:
     shape = gaussian((fine - coarse) ** 2, window) + _NOISE
     sharpness = 0.5 * np.log(detail / shape)
     soft = tissue & (sharpness < min(_SOFT, float(np.median(sharpness[tissue])) - _SOFTER))
-    soft = isotropic_opening(isotropic_closing(soft, _FOCUS_WINDOW / um), _FOCUS_WINDOW / 2 / um)
-    return without_small(soft & tissue, _FOCUS_AREA / um**2)
+    soft = opened(closed(soft, _FOCUS_WINDOW / um), _FOCUS_WINDOW / 2 / um)
+    # sharp detail within the window hides the rim of what is soft
+    return grown(without_small(soft & tissue, _FOCUS_AREA / um**2), window) & tissue

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from ._metadata import believable, ome_um_per_px
 from ._resample import as_rgb8
-from ._slide import PixelSlide
+from ._slide import BrokenLevelError, PixelSlide
 from .thumbnail import MOST_PX
 
 _BLOCK = 1 << 20
 _BLOCKS = 256
 _STRIP = 64  # rows decoded at a time
 _CACHE_BYTES = 32 << 20, 512 << 20  # least and most memory for the tiles that OpenSlide has decoded
+_NO_SCANS = ("csv", "mat", "pdf", "svg")  # libvips loaders of tables and drawings
+_OTHERS = {b"%PDF": "a PDF document", b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "a gzip archive"}
 _SHRINKS = ("jpegload", "jpegload_buffer")  # libvips loaders that decode at reduced size
 
 
@@ -65,20 +67,50 @@ class PyramidSlide(_FileSlide):
             um_per_px = 0.0, 0.0
         description = properties.get("tiff.ImageDescription", "")
         super().__init__(path, list(self._handle.level_dimensions), um_per_px, description)
+        self._factors = self._handle.level_downsamples
         # regions are read row by row: those of the next row need the same tiles of the file again
         tile_height = int(properties.get("openslide.level[0].tile-height", 256))
-        wanted = 4 * self.size[0] * tile_height * 2
-        self._handle.set_cache(openslide.OpenSlideCache(int(np.clip(wanted, *_CACHE_BYTES))))
+        self._cache_bytes = int(np.clip(4 * self.size[0] * tile_height * 2, *_CACHE_BYTES))
+        self._handle.set_cache(openslide.OpenSlideCache(self._cache_bytes))
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
         # OpenSlide takes the corner in pixels of level 0 and divides it by its own factor
-        factor = self._handle.level_downsamples[level]
-        corner = (round(left * factor), round(top * factor))
+        factor = self._factors[level]
+        region = (round(left * factor), round(top * factor)), level, (right - left, bottom - top)
         try:
-            window = self._handle.read_region(corner, level, (right - left, bottom - top))
-        except openslide.OpenSlideError as error:
-            raise self._broken(error) from error
+            window = self._handle.read_region(*region)
+        except openslide.OpenSlideError:
+            window = self._read_afresh(level, region)
         return as_rgb8(np.asarray(window), self.name)
+
+    def _read_afresh(self, level: int, region: tuple[Any, ...]) -> Any:
+        """Read with a handle of its own: after an error, OpenSlide refuses all use of a handle, by other threads too."""
+        handle = self._open()
+        try:
+            window = handle.read_region(*region)
+        except openslide.OpenSlideError as error:
+            self._handle = self._open()
+            raise self._broken_level(level, error) from error
+        self._handle = handle
+        return window
+
+    def _open(self) -> openslide.OpenSlide:
+        try:
+            handle = openslide.OpenSlide(self._path)
+        except openslide.OpenSlideError as error:
+            raise _unreadable(self._path, error) from error
+        handle.set_cache(openslide.OpenSlideCache(self._cache_bytes))
+        return handle
+
+    def _broken_level(self, level: int, error: Exception) -> BrokenLevelError:
+        if level == 0:
+            return BrokenLevelError(f"{self._broken(error)} The damage is in its full resolution (level 0).")
+        reason = " ".join(str(error).split())
+        return BrokenLevelError(
+            f"Level {level} of the {len(self._level_sizes)} levels of the image {self.name!r} is damaged ({reason}). Copy "
+            f"the file again, or write its pyramid anew: pyvips.Image.new_from_file({self.name!r}).tiffsave('mended.tif', "
+            "tile=True, pyramid=True, compression='jpeg')."
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -189,6 +221,10 @@ def _rgb(path: Path) -> pyvips.Image:
 
 
 def _as_rgb(image: pyvips.Image, path: Path) -> pyvips.Image:
+    loader = image.get("vips-loader") if "vips-loader" in image.get_fields() else ""
+    if loader.startswith(_NO_SCANS):
+        kind = loader.removesuffix("_buffer").removesuffix("load").upper()
+        raise ValueError(f"{str(path)!r} is a {kind} file, not the scan of a slide; pass the path of the image itself.")
     if image.format not in ("uchar", "ushort"):
         raise ValueError(f"The image {str(path)!r} has pixels of type {image.format}; save it with 8 bits a channel.")
     if image.hasalpha():
@@ -201,7 +237,14 @@ def _as_rgb(image: pyvips.Image, path: Path) -> pyvips.Image:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())
+    with path.open("rb") as file:
+        start = file.read(1024)
+    known = next((what for magic, what in _OTHERS.items() if start.startswith(magic)), None)
+    if not start:
+        known = "empty"
+    elif known is None and start.isascii() and b"\0" not in start:
+        known = "text"
+    reason = f"it is {known}" if known else " ".join(str(error).split())
     return ValueError(
         f"The image {str(path)!r} cannot be opened ({reason}). Check that it is a complete image file, "
         "or convert it to a tiled TIFF."

@@ -1,6 +1,8 @@
 """The protocol of a slide, and the reading of regions that all readers of pixels share."""
 
+import warnings
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -8,6 +10,10 @@ from numpy.typing import NDArray
 
 from ._resample import resample
 from .thumbnail import MOST_PX, read_in_bands
+
+
+class BrokenLevelError(ValueError):
+    """A level of a pyramid cannot be read."""
 
 
 @runtime_checkable
@@ -105,14 +111,19 @@ class PixelSlide(ABC):
     def read_region(self, x: float, y: float, width: float, height: float, out: tuple[int, int]) -> NDArray[np.uint8]:
         """Region of the image, resampled, white outside; see :class:`Slide`.
 
-        Reads the smallest level of sufficient resolution. At native resolution (``out`` equal to the extent) the
-        corner is rounded to the nearest pixel and the pixels are copied; otherwise the corner has sub-pixel
-        precision.
+        Reads the smallest level of sufficient resolution, or the next larger one where that is damaged. At native
+        resolution (``out`` equal to the extent) the corner is rounded to the nearest pixel and the pixels are copied;
+        otherwise the corner has sub-pixel precision.
 
         Raises
         ------
         ValueError
-            If the extent or ``out`` is not positive, or a coordinate is not finite.
+            If the extent or ``out`` is not positive, a coordinate is not finite, or the full resolution is damaged.
+
+        Warns
+        -----
+        UserWarning
+            If a smaller level is damaged.
         """
         out = (int(out[0]), int(out[1]))
         if not np.isfinite([x, y, width, height]).all() or min(width, height, *out) <= 0:
@@ -123,9 +134,17 @@ class PixelSlide(ABC):
         if (width, height) == out:
             x, y = np.floor(x + 0.5), np.floor(y + 0.5)
         level = self._level(min(width / out[0], height / out[1]))
-        by_x, by_y = self._downsample(level)
-        box = (x / by_x, y / by_y, (x + width) / by_x, (y + height) / by_y)
-        return resample(lambda *window: self._pixels(level, *window), self._level_sizes[level], box, out)
+        while True:
+            by_x, by_y = self._downsample(level)
+            box = (x / by_x, y / by_y, (x + width) / by_x, (y + height) / by_y)
+            try:
+                return resample(partial(self._pixels, level), self._level_sizes[level], box, out)
+            except BrokenLevelError as error:
+                if level == 0:
+                    raise
+                # for this region alone, so that no result depends on what was read before
+                warnings.warn(f"{error} Its regions are read from level {level - 1}, more slowly.", stacklevel=2)
+                level -= 1
 
     def _level(self, shrink: float) -> int:
         """Find the smallest level that shrinks by at most this factor (with 1 % tolerance for rounding)."""

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 from skimage.filters import gaussian
 from skimage.measure import label
-from skimage.morphology import isotropic_closing, isotropic_dilation, isotropic_opening
 from skimage.segmentation import clear_border
 
-from ._artefacts import find_blurred, find_folds, find_ink, without_small
+from ._artefacts import find_blurred, find_folds, find_ink
+from ._morphology import closed, grown, opened, without_small
 from ._tissue_map import BLURRED, FOLD, GLASS, PEN, TISSUE
 from .glass import optical_density, smooth_areas, texture
 
@@ -75,7 +75,7 @@ def _padding(flat: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _find_tissue(density: NDArray[np.floating], other: NDArray[np.bool_], um: float) -> tuple[NDArray[np.bool_], bool]:
     """Tissue, and whether there is glass in the image too, apart from what is neither (``other``)."""
     sigma = max(_WINDOW / um, 1.5)
-    known = ~isotropic_dilation(other, sigma) if other.any() else np.ones(density.shape, bool)
+    known = ~grown(other, sigma)
     grain = texture(density, sigma, known if other.any() else None)
     smooth = smooth_areas(grain, density, known)
     if smooth is None:
@@ -83,9 +83,9 @@ def _find_tissue(density: NDArray[np.floating], other: NDArray[np.bool_], um: fl
         tissue = np.full(density.shape, bool(covered))
     else:
         tissue = _dense(density, smooth & known, ~smooth & known, um)
-    # what is left of the rim of ink is thin
-    tissue = isotropic_opening(tissue & ~other, _THIN / um) if smooth is not None or other.any() else tissue
-    return without_small(tissue, _SPECK / um**2) if smooth is not None else tissue, smooth is not None
+    if other.any():  # what is left of the rim of ink is thin
+        tissue = opened(tissue & ~other, _THIN / um)
+    return tissue if smooth is None else without_small(tissue, _SPECK / um**2), smooth is not None
 
 
 def _dense(
@@ -101,7 +101,6 @@ def _dense(
     least = max(_FAINTEST, _FAINT * float(np.median(excess[rough])))
     solid = (rough & (excess > least)) | (excess > _DARK * least)
     # dust and fiducials are many small spots: they count near large areas alone
-    solid &= isotropic_dilation(without_small(solid, _SEED / um**2), 2 * _GAP / um)
-    margin = int(_GAP / um) + 2
-    closed = isotropic_closing(np.pad(solid, margin, mode="edge"), _GAP / um)[margin:-margin, margin:-margin]
-    return ~without_small(~closed, _HOLE / um**2)
+    solid &= grown(without_small(solid, _SEED / um**2), 2 * _GAP / um)
+    filled = ~without_small(~closed(solid, _GAP / um), _HOLE / um**2)
+    return ~without_small(~opened(filled, _THIN / um), _HOLE / um**2)

@@ -11,7 +11,7 @@ from ._tissue_map import CLASSES, TISSUE, TissueMap
 from ._tissue_shapes import tissue_from_geojson
 from .thumbnail import read_in_bands, thumbnail
 
-__all__ = ["CLASSES", "TissueMap", "find_tissue", "tissue_from_geojson", "tissue_from_mask"]
+__all__ = ["CLASSES", "TissueMap", "find_tissue", "look_at", "tissue_from_geojson", "tissue_from_mask"]
 
 _UM_PER_PX, _SHORTEST, _LONGEST = 8.0, 256, 4096  # of a map; its longer side, px; larger masks are shrunk
 _UNKNOWN_EXTENT, _UNKNOWN_PX = 10_000.0, 1024  # um and px of the longer side of a slide of unknown scale
@@ -49,6 +49,20 @@ def find_tissue(slide: Slide, *, um_per_px: float | None = None) -> TissueMap:
     UserWarning
         If all of a large image has to be read, because it has no smaller levels.
     """
+    found, _ = look_at(slide, um_per_px=um_per_px)
+    labels = found.labels
+    if not (labels == TISSUE).any():
+        others = [f"{CLASSES[code]} {np.mean(labels == code):.0%}" for code in range(len(CLASSES)) if code != TISSUE]
+        raise ValueError(
+            f"No tissue was found on the slide {slide.name!r} ({', '.join(others)}). Look at it with "
+            "gdml.pl.tissue(slide); pass `tissue=False` to gdml.pp.grid to take the whole image, or `tissue=mask` or "
+            "the path of a GeoJSON file with the outline."
+        )
+    return found
+
+
+def look_at(slide: Slide, *, um_per_px: float | None = None) -> tuple[TissueMap, NDArray[np.uint8]]:
+    """Map of a slide, also where it has no tissue, and the thumbnail it was made from; see :func:`find_tissue`."""
     if um_per_px is not None and not (np.isfinite(um_per_px) and um_per_px > 0):
         raise ValueError(f"`um_per_px` must be positive, found {um_per_px}.")
     scale, longest = um_per_px or slide.um_per_px, max(slide.size)
@@ -57,14 +71,7 @@ def find_tissue(slide: Slide, *, um_per_px: float | None = None) -> TissueMap:
     image = _overview(slide, wanted)
     side = max(image.shape[:2])
     labels = classify(image, extent / side, focus=scale is not None and longest >= _SHARP * side)
-    if not (labels == TISSUE).any():
-        others = [f"{CLASSES[code]} {np.mean(labels == code):.0%}" for code in range(len(CLASSES)) if code != TISSUE]
-        raise ValueError(
-            f"No tissue was found on the slide {slide.name!r} ({', '.join(others)}). Look at it with "
-            "gdml.pl.tissue(slide); pass `tissue=False` to gdml.pp.grid to take the whole image, or `tissue=mask` or "
-            "the path of a GeoJSON file with the outline."
-        )
-    return TissueMap(labels, slide.size)
+    return TissueMap(labels, slide.size), image
 
 
 def _overview(slide: Slide, longest: int) -> NDArray[np.uint8]:
@@ -74,8 +81,9 @@ def _overview(slide: Slide, longest: int) -> NDArray[np.uint8]:
     width, height = slide.size
     warnings.warn(
         f"The image {slide.name!r} ({width} x {height} px) has no smaller levels: all of it is read to find tissue. "
-        "Save it as a pyramid to read it faster: vips tiffsave slide.tif pyramid.tif --tile --pyramid --compression jpeg",
-        stacklevel=3,
+        f"Save it as a pyramid to read it faster: pyvips.Image.new_from_file({slide.name!r}).tiffsave('pyramid.tif', "
+        "tile=True, pyramid=True, compression='jpeg').",
+        stacklevel=4,
     )
     return read_in_bands(slide, longest)
 
