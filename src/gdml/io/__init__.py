@@ -1,4 +1,4 @@
-"""Readers and writers: from files to AnnData, and back."""
+"""Readers and writers: from files and other containers to AnnData, and back."""
 
 from ._features import read_features
 from ._geojson import to_geojson
