@@ -1,8 +1,8 @@
 """Arguments of :func:`gdml.io.read_features`: files and images by slide, and whether they belong together."""
 
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +116,8 @@ class Image(NamedTuple):
         return getattr(self.slide, "origin", (0.0, 0.0))
 
 
-def image_of(slide: Any, library: str, n_slides: int, spots: Spots | None, opened: ExitStack) -> Image:
+@contextmanager
+def image_of(slide: Any, library: str, n_slides: int, spots: Spots | None) -> Iterator[Image]:
     """Open the image of a slide: that of the argument, else the one that measured spots name, if the file exists.
 
     Raises
@@ -132,9 +133,12 @@ def image_of(slide: Any, library: str, n_slides: int, spots: Spots | None, opene
         named = named.decode() if isinstance(named, bytes) else named
         source = named if named is not None and os.path.exists(named) else None
     if source is None:
-        return Image(None, IN_MEMORY)
+        yield Image(None, IN_MEMORY)
+        return
     image = open_slide(source)
-    if image is not source:
-        opened.callback(image.close)
-    path = os.path.abspath(os.path.expanduser(source)) if isinstance(source, str | PathLike) else IN_MEMORY
-    return Image(image, path)
+    try:
+        path = os.path.abspath(os.path.expanduser(source)) if isinstance(source, str | PathLike) else IN_MEMORY
+        yield Image(image, path)
+    finally:
+        if image is not source:
+            image.close()

@@ -22,19 +22,28 @@ from ._feature_inputs import Image
 from ._feature_tiles import Tiles, match_spots, unmatched_text
 
 
-def new_spots(files: Mapping[str, FeatureFile], images: Mapping[str, Image], library_key: str, key: str) -> Spots:
-    """Make spots of the tiles of files, each tile once, slide after slide."""
+def new_spots(files: Mapping[str, FeatureFile], library_key: str, key: str) -> Spots:
+    """Make spots of the tiles of files, each tile once, slide after slide; in px of the images."""
     xy, names, library = [], [], []
     for name, file in files.items():
         first = np.sort(np.unique(tile_keys(file.centers), return_index=True)[1])
         if len(first) < len(file):
             logg.info(f"read_features: {len(file) - len(first)} tiles of slide {name} are in its file twice")
-        xy.append(file.centers[first] + images[name].origin)
+        xy.append(file.centers[first])
         names += [f"{x:.10g}x{y:.10g}-{name}" for x, y in file.corners[first].tolist()]
         library += [name] * len(first)
     obs = pd.DataFrame({library_key: pd.Categorical(library, categories=list(files))}, index=names)
     adata = ad.AnnData(obs=obs, obsm={_keys.SPATIAL: np.concatenate(xy)})
     return Spots.resolve(adata, key=key, library_key=library_key)
+
+
+def place(spots: Spots, tiles: Mapping[str, Tiles], entries: Mapping[str, Any]) -> Spots:
+    """Put new spots into the coordinates of their images, and write the ``entries`` of the slides."""
+    adata = spots.adata
+    for name, rows in spots.slides.items():
+        adata.obsm[_keys.SPATIAL][rows] += (tiles[name].record["left"], tiles[name].record["top"])
+    adata.uns[_keys.SPATIAL] = dict(entries)
+    return Spots.resolve(adata, key=spots.key, library_key=spots.library_key)
 
 
 def tiles_of_spots(

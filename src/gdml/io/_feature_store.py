@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from gdml import _keys
 from gdml._progress import bar
 from gdml.features import FeatureSpec, open_store
-from gdml.slides import Slide
 from gdml.spots.external import SOURCE
 from gdml.spots.features import bank_rows
 from gdml.spots.resolve import Spots
@@ -43,7 +42,7 @@ class StorePlan:
 
 
 def plan_store(
-    file: FeatureFile, tiles: Tiles, xy: NDArray[np.float64], rows: NDArray[np.intp], slide: Slide | None
+    file: FeatureFile, tiles: Tiles, xy: NDArray[np.float64], rows: NDArray[np.intp], fingerprint: str | None
 ) -> StorePlan:
     """Check the features of a file; nothing is written.
 
@@ -54,8 +53,8 @@ def plan_store(
     xy, rows
         (m, 2) spots, and (m,) the tile of each, -1 for none; their tiles are found by the centre of the spot, which may
         differ from that of the tile by a fraction of a px.
-    slide
-        The image; None where it is not known.
+    fingerprint
+        Of the image; None where it is not known.
 
     Raises
     ------
@@ -65,7 +64,7 @@ def plan_store(
     centers = tiles.centers.copy()
     centers[rows[rows >= 0]] = xy[rows >= 0]
     content = file.digest(centers)
-    fingerprint = f"features {content}" if slide is None else slide.fingerprint()
+    fingerprint = fingerprint or f"features {content}"
     spec = FeatureSpec(
         image=f"{fingerprint} {content}",
         encoder=f"{file.identity} {file.dtype}",

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from gdml.spots.scale import check_scale_arguments
 from gdml.spots.undo import all_or_nothing
 
 from ._feature_inputs import check_alike, check_sizes, image_of, open_file, paths_of
-from ._feature_spots import new_spots, tile_entry, tiles_of_spots
+from ._feature_spots import new_spots, place, tile_entry, tiles_of_spots
 from ._feature_store import plan_store, store_features, write_features
 from ._feature_tiles import tiles_of
 
@@ -143,19 +142,22 @@ def read_features(
     check_writable(folder, "Features", CACHE_DIR if cache_dir is None else "`cache_dir`")
     files = {name: open_file(found, encoder, tile_key) for name, found in paths.items()}
     check_alike(files)
-    with ExitStack() as opened:
-        images = {name: image_of(slide, name, len(files), spots, opened) for name in files}
-        made = spots or new_spots(files, images, library_key or _keys.LIBRARY, key_added)
-        tiles = {name: tiles_of(file, made, name, images[name], given.get(name)) for name, file in files.items()}
-        check_sizes(tiles)
-        kept, rows = tiles_of_spots(files, tiles, made, drop=unmatched == "drop")
-        plans = {
-            name: plan_store(file, tiles[name], made.xy[made.slides[name]], rows[name], images[name].slide)
-            for name, file in files.items()
-        }
-        stores = {name: store_features(folder, plan) for name, plan in plans.items()}
-        if spots is None:
-            made.adata.uns[_keys.SPATIAL] = {name: tile_entry(images[name], tiles[name]) for name in files}
+    made = spots or new_spots(files, library_key or _keys.LIBRARY, key_added)
+    tiles, fingerprints, entries = {}, {}, {}
+    for name, file in files.items():
+        with image_of(slide, name, len(files), spots) as image:
+            tiles[name] = tiles_of(file, made, name, image, given.get(name))
+            fingerprints[name] = None if image.slide is None else image.slide.fingerprint()
+            entries[name] = tile_entry(image, tiles[name]) if spots is None else {}
+    check_sizes(tiles)
+    if spots is None:
+        made = place(made, tiles, entries)
+    kept, rows = tiles_of_spots(files, tiles, made, drop=unmatched == "drop")
+    plans = {
+        name: plan_store(file, tiles[name], made.xy[made.slides[name]], rows[name], fingerprints[name])
+        for name, file in files.items()
+    }
+    stores = {name: store_features(folder, plan) for name, plan in plans.items()}
     doubts = [found.doubt for found in tiles.values() if found.doubt]
     if doubts:
         warnings.warn(
