@@ -84,7 +84,7 @@ def make(root: Path, n_slides: int, grid: int, encoder: str) -> tuple[pd.DataFra
     gdml.pp.embed(train, encoder)
     gdml.pp.normalize(train, n_genes=50)
     gdml.tl.fit(train, "ridge", group_key="patient").save(root / "model")
-    slides = gdml.datasets.synthetic(n_slides=n_slides, n_patients=n_slides, grid=grid, n_genes=2, seed=0)
+    slides = gdml.datasets.synthetic(n_slides=n_slides, n_patients=n_slides, grid=grid, n_genes=4, seed=0)
     images = {s: slides.uns["spatial"][s]["metadata"]["source_image_path"] for s in slides.obs["library_id"].unique()}
     manifest = pd.DataFrame({"path": list(images.values()), "name": list(images), "um_per_px": 1.0})
     return manifest, root / "model"
@@ -122,7 +122,7 @@ class cluster:
     """A LocalCluster of n workers that have loaded what they need."""
 
     def __init__(self, n: int) -> None:
-        self._cluster = LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None)
+        self._cluster = LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0")
         self._client = Client(self._cluster)
         self._client.run(load)
 

@@ -1,6 +1,7 @@
 """Large data: memory stays bounded, time is linear in spots.
 
     python benchmarks/scale.py memory --folder /scratch           # training and prediction
+    python benchmarks/scale.py grid --folder /scratch             # one slide without spots
     OMP_WAIT_POLICY=passive python benchmarks/scale.py --folder /scratch     # embedding
 
 ``memory`` makes synthetic feature stores and prints four tables: ``verbs``, peak memory of ``fit`` and
@@ -12,7 +13,12 @@ Memory is what is resident above the idle process, mapped files aside, with free
 cache of compiled kernels off. Contexts of slides that are kept for the next batch are in it, 32 MiB at most (or those
 of one batch). Speeds stand beside the rate of the machine's own matrix products.
 
-Without it a large slide is embedded:
+``grid`` makes a pyramidal TIFF with 100,000 tiles of 112 um of tissue within glass and takes a quarter, a half and all of
+it from the file to predictions: ``gdml.pp.grid``, ``gdml.pp.embed`` with the encoder "stain" and 50 tokens a tile, and
+``gdml.tl.predict`` with a small Gene-DML. Then the largest is killed when half of its tiles are stored, called again, and
+compared with the undisturbed run byte by byte.
+
+Without either a large slide is embedded:
 
     OMP_WAIT_POLICY=passive python benchmarks/scale.py --folder /scratch
     python benchmarks/scale.py --folder /scratch --encoder box --neighbors exact --spots 2000
@@ -176,6 +182,16 @@ def main() -> None:
         parser.add_argument("--folder", type=Path, required=True, help="of the feature stores, which are kept")
         parser.add_argument("--one", help=argparse.SUPPRESS)
         training(parser.parse_args(sys.argv[2:]))
+        return
+    if sys.argv[1:2] == ["grid"]:
+        from _scale_grid import main as image_only
+
+        parser = argparse.ArgumentParser(prog="scale.py grid")
+        parser.add_argument("--tiles", type=int, nargs="+", default=[25_000, 50_000, 100_000])
+        parser.add_argument("--no-kill", dest="kill", action="store_false", help="leave out the run that is killed")
+        parser.add_argument("--folder", type=Path, required=True, help="of the slide and the model, which are kept")
+        parser.add_argument("--one", help=argparse.SUPPRESS)
+        image_only(parser.parse_args(sys.argv[2:]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=60_000, help="of the slide, px")

@@ -16,7 +16,7 @@ from gdml.corpus.states import read_state
 
 
 def cluster(**options):
-    return LocalCluster(dashboard_address=None, silence_logs=logging.CRITICAL, **options)
+    return LocalCluster(dashboard_address=":0", silence_logs=logging.CRITICAL, **options)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Every model of the registry, from fit to a saved copy that predicts another slide, on each kind of grid."""
 
+import anndata as ad
 import numpy as np
 import pytest
 
@@ -52,6 +53,26 @@ def test_it_trains_is_saved_and_predicts_another_slide(slides, name, tmp_path):
     gdml.tl.predict(test, gdml.load(tmp_path / name))
     np.testing.assert_array_equal(test.obsm["gdml"], predicted)
     assert gdml.tl.evaluate(test).loc["all", "n_spots"] == test.n_obs
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_it_predicts_an_image_alone_as_it_does_spots_with_counts(ready, name):
+    """No model reads counts, genes or an array to predict: what it keeps of them is in the model."""
+    path = ready.uns["spatial"]["S4"]["metadata"]["source_image_path"]
+    train = ready[(ready.obs["library_id"] != "S4").to_numpy()].copy()
+    model = gdml.tl.fit(train, name, config=SMALL[name], max_epochs=2)
+    slide = gdml.tl.predict(path, model, um_per_px=1.0)
+    assert slide.n_vars == 0 and slide.n_obs > 100  # spots of S4: fewer than 49
+    measured = ad.AnnData(
+        np.random.default_rng(0).poisson(3, (slide.n_obs, 30)).astype(np.float32),
+        obs=slide.obs,
+        obsm={"spatial": slide.obsm["spatial"]},
+        uns={"spatial": slide.uns["spatial"]},
+    )
+    measured.var_names = list(model.panel)
+    gdml.tl.predict(measured, model, um_per_px=1.0)
+    np.testing.assert_array_equal(slide.obsm["gdml"], measured.obsm["gdml"])
+    assert np.isfinite(slide.obsm["gdml"]).all(axis=None) and np.ptp(slide.obsm["gdml"], axis=0).max() > 0
 
 
 @pytest.mark.parametrize("name", OF_TOKENS)

@@ -1,6 +1,5 @@
 """Many slides that have only an image: the same bytes however many processes predict them."""
 
-import io
 import multiprocessing
 import warnings
 from types import SimpleNamespace
@@ -9,7 +8,6 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
 
 import gdml
 from gdml.pp import embedding
@@ -113,15 +111,15 @@ def test_a_model_in_memory_is_saved_for_other_processes(predicted, manifest, _fi
 
 
 def test_a_failed_slide_is_mended_by_the_next_call(manifest, model, tmp_path, monkeypatch):
-    log = io.StringIO()
-    monkeypatch.setattr(sc.settings, "logfile", log)
+    log = []
+    monkeypatch.setattr("gdml.tl._predict_slides.tell", log.append)
     broken = manifest[:2].copy()
     broken.loc[1, "path"] = str(tmp_path / "broken.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     table = gdml.tl.predict_slides(broken, model, tmp_path / "out")
     assert table["state"].tolist() == ["done", "failed"] and pd.isna(table["n_tiles"][1])
     assert "broken.jpg" in table["reason"][1] and table["result"][1] == ""
-    assert "1 slide of 2 done; 1 slide failed: biopsy S3 (" in log.getvalue()
+    assert "1 slide of 2 done; 1 slide failed: biopsy S3 (" in log[0]
     table = gdml.tl.predict_slides(manifest[:2], model, tmp_path / "out")
     assert table["state"].tolist() == ["done", "done"]
 

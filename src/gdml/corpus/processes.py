@@ -1,6 +1,7 @@
 """Run a corpus in several processes of this machine, one a device."""
 
 import multiprocessing
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -9,6 +10,8 @@ from .job import MOST_DEATHS, Job
 from .manifest import Item
 from .run import Pause, Told, run_here
 from .states import State
+
+_IDLE = 20  # times that a look at the states takes, between two of them: they are many
 
 
 def run_in_processes(
@@ -50,7 +53,7 @@ def run_in_processes(
     processes = [begin(job) for job in jobs]
     try:
         while pending:
-            left = []
+            begun, left = time.monotonic(), []
             for item in pending:
                 state = jobs[0].settled(item, seen.get(item.name, ""))
                 if state is None:
@@ -76,7 +79,7 @@ def run_in_processes(
                 # their states cannot be written, as on a full disk: this process says so
                 rest = run_here(jobs[0], pending, seen, told)
                 return {**found, **rest}
-            pause.sleep(moved=moved, left=bool(pending))
+            pause.sleep(moved=moved, left=bool(pending), least=_IDLE * (time.monotonic() - begun))
         return found
     finally:
         for process in processes:

@@ -100,7 +100,7 @@ class Pause:
     def __init__(self) -> None:
         self.seconds = _LOOKS_S[0]
 
-    def sleep(self, *, moved: bool, left: bool = True) -> None:
+    def sleep(self, *, moved: bool, left: bool = True, least: float = 0.0) -> None:
         """Sleep.
 
         Parameters
@@ -109,7 +109,9 @@ class Pause:
             Whether anything happened since the last look.
         left
             Whether there is anything to wait for.
+        least
+            Least time, seconds.
         """
         self.seconds = _LOOKS_S[0] if moved else min(2 * self.seconds, _LOOKS_S[1])
         if left:
-            time.sleep(self.seconds)
+            time.sleep(max(self.seconds, least))

@@ -12,9 +12,9 @@ from typing import Any
 from scanpy import logging as logg
 
 from gdml._errors import count, some
-from gdml.corpus.cluster import check_client
 from gdml.corpus.each import each
 from gdml.corpus.shared import check_shared
+from gdml.corpus.tasks import check_client
 
 from ._embed_slide import EmbeddedSlide, SlideTask, embed_slide
 from ._extract import Extractor

@@ -78,14 +78,66 @@ def glass(image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     """
     if min(image.shape[:2]) < _SMALLEST:
         return None
-    density = _DENSITY[image].mean(2)
-    variance = gaussian(density**2, _SIGMA) - gaussian(density, _SIGMA) ** 2
-    texture = np.log(np.sqrt(np.maximum(variance, 0)) + _NOISE)
-    if np.ptp(texture) < _CONTRAST:
+    density = optical_density(image).mean(2)
+    return smooth_areas(texture(density, _SIGMA), density)
+
+
+def optical_density(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Optical density of each channel, from 0 (white) to 2.4."""
+    return _DENSITY[image]
+
+
+def texture(
+    density: NDArray[np.floating], sigma: float, valid: NDArray[np.bool_] | None = None
+) -> NDArray[np.floating]:
+    """Logarithm of the local standard deviation of optical density.
+
+    Parameters
+    ----------
+    density
+        Mean optical density of the channels, (h, w).
+    sigma
+        Of the Gaussian window, px.
+    valid
+        Pixels to use; all by default.
+
+    Returns
+    -------
+    (h, w). It rests on the nearest valid pixels alone.
+    """
+    if valid is None:
+        mean, square = gaussian(density, sigma), gaussian(density**2, sigma)
+    else:
+        weight = np.maximum(gaussian(valid.astype(density.dtype), sigma), 1e-6)
+        mean, square = (gaussian(np.where(valid, values, 0), sigma) / weight for values in (density, density**2))
+    return np.log(np.sqrt(np.maximum(square - mean**2, 0)) + _NOISE)
+
+
+def smooth_areas(
+    grain: NDArray[np.floating], density: NDArray[np.floating], valid: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_] | None:
+    """Areas without texture, by Otsu's threshold.
+
+    Parameters
+    ----------
+    grain
+        Texture of :func:`texture`, (h, w).
+    density
+        Mean optical density, (h, w).
+    valid
+        Pixels to judge; all by default.
+
+    Returns
+    -------
+    True where there is none, (h, w). None where the two classes differ too little, or the smooth one is not the paler.
+    """
+    judged = np.ones(grain.shape, bool) if valid is None else valid
+    if not judged.any() or np.ptp(grain[judged]) < _CONTRAST:
         return None
-    smooth = texture <= threshold_otsu(texture)
-    contrast = texture[~smooth].mean() - texture[smooth].mean()
-    paler = density[~smooth].mean() - density[smooth].mean()
+    smooth = grain <= threshold_otsu(grain[judged])
+    low, high = smooth & judged, ~smooth & judged
+    contrast = grain[high].mean() - grain[low].mean()
+    paler = density[high].mean() - density[low].mean()
     return smooth if contrast > _CONTRAST and paler > _PALER else None
 
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 LONGEST = 1024  # px
 HIRES_PX, LOWRES_PX = 2000, 600  # longest side of the images in a Visium AnnData
 MOST_PX = 1 << 29  # pixels decoded for a thumbnail; about five seconds
-_BAND = 64  # rows of the thumbnail read at a time
+_BAND = 64  # rows of the thumbnail read at a time, fewer where they hold more than this many pixels
+_BAND_PX = 1 << 26
 
 
 def thumbnail(slide: "Slide", longest: int = LONGEST) -> NDArray[np.uint8] | None:
@@ -53,8 +54,9 @@ def read_in_bands(slide: "Slide", longest: int) -> NDArray[np.uint8]:
     shrink = max(max(width, height) / longest, 1.0)
     columns, rows = max(round(width / shrink), 1), max(round(height / shrink), 1)
     step = height / rows
+    most = int(np.clip(_BAND_PX / (width * step), 1, _BAND))
     bands = []
-    for first in range(0, rows, _BAND):
-        n = min(_BAND, rows - first)
+    for first in range(0, rows, most):
+        n = min(most, rows - first)
         bands.append(slide.read_region(left, top + first * step, width, n * step, (columns, n)))
     return np.concatenate(bands)

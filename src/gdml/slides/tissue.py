@@ -1,22 +1,31 @@
 """Tissue of a slide: detected on a thumbnail, from a mask, or from polygons."""
 
+import warnings
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._slide import Slide
+from ._tissue_classes import classify
 from ._tissue_map import CLASSES, TISSUE, TissueMap
 from ._tissue_shapes import tissue_from_geojson
-from .glass import glass
-from .thumbnail import thumbnail
+from .thumbnail import read_in_bands, thumbnail
 
 __all__ = ["CLASSES", "TissueMap", "find_tissue", "tissue_from_geojson", "tissue_from_mask"]
 
-_LONGEST = 4096  # px of a map; larger masks are shrunk
+_UM_PER_PX, _SHORTEST, _LONGEST = 8.0, 256, 4096  # of a map; its longer side, px; larger masks are shrunk
+_UNKNOWN_EXTENT, _UNKNOWN_PX = 10_000.0, 1024  # um and px of the longer side of a slide of unknown scale
+_SHARP = 2  # full-resolution px per px of the map from which focus is judged
 _ASPECT = 0.02  # relative difference of the aspect ratios of a mask and its slide
 
 
 def find_tissue(slide: Slide, *, um_per_px: float | None = None) -> TissueMap:
     """Detect tissue on a thumbnail of the slide.
+
+    Glass is smooth and tissue is textured and denser than the glass around it (:func:`gdml.slides.glass.glass`). Holes
+    up to the size of a tile (112 um square) are tissue, pieces below 0.05 mm2 are dust, and an image without any glass
+    is tissue throughout. Not tissue are also pen marks, folds that are far denser than the slide and long, and what is
+    out of focus by more than about 10 um; each of them is rather missed than seen where it is not.
 
     Parameters
     ----------
@@ -27,19 +36,48 @@ def find_tissue(slide: Slide, *, um_per_px: float | None = None) -> TissueMap:
 
     Returns
     -------
-    The map, at the size of the thumbnail.
+    The map, at the size of the thumbnail: 8 um per px, at least 256 and at most 4096 px. Where the scale is not known
+    it has 1024 px, the longer side of the slide is taken to be 10 mm, and focus is not judged.
 
     Raises
     ------
     ValueError
-        If no tissue is found.
+        If no tissue is found, or ``um_per_px`` is not positive.
+
+    Warns
+    -----
+    UserWarning
+        If all of a large image has to be read, because it has no smaller levels.
     """
-    small = thumbnail(slide)
-    smooth = None if small is None else glass(small)
-    labels = np.full(small.shape[:2] if small is not None else (1, 1), TISSUE, np.uint8)
-    if smooth is not None:
-        labels[smooth] = 0
+    if um_per_px is not None and not (np.isfinite(um_per_px) and um_per_px > 0):
+        raise ValueError(f"`um_per_px` must be positive, found {um_per_px}.")
+    scale, longest = um_per_px or slide.um_per_px, max(slide.size)
+    extent = _UNKNOWN_EXTENT if scale is None else longest * scale
+    wanted = _UNKNOWN_PX if scale is None else int(np.clip(extent / _UM_PER_PX, _SHORTEST, _LONGEST))
+    image = _overview(slide, wanted)
+    side = max(image.shape[:2])
+    labels = classify(image, extent / side, focus=scale is not None and longest >= _SHARP * side)
+    if not (labels == TISSUE).any():
+        others = [f"{CLASSES[code]} {np.mean(labels == code):.0%}" for code in range(len(CLASSES)) if code != TISSUE]
+        raise ValueError(
+            f"No tissue was found on the slide {slide.name!r} ({', '.join(others)}). Look at it with "
+            "gdml.pl.tissue(slide); pass `tissue=False` to gdml.pp.grid to take the whole image, or `tissue=mask` or "
+            "the path of a GeoJSON file with the outline."
+        )
     return TissueMap(labels, slide.size)
+
+
+def _overview(slide: Slide, longest: int) -> NDArray[np.uint8]:
+    small = thumbnail(slide, longest)
+    if small is not None:
+        return small
+    width, height = slide.size
+    warnings.warn(
+        f"The image {slide.name!r} ({width} x {height} px) has no smaller levels: all of it is read to find tissue. "
+        "Save it as a pyramid to read it faster: vips tiffsave slide.tif pyramid.tif --tile --pyramid --compression jpeg",
+        stacklevel=3,
+    )
+    return read_in_bands(slide, longest)
 
 
 def tissue_from_mask(mask: ArrayLike, slide_size: tuple[int, int]) -> TissueMap:
@@ -77,7 +115,8 @@ def tissue_from_mask(mask: ArrayLike, slide_size: tuple[int, int]) -> TissueMap:
 def _binary(values: NDArray) -> NDArray[np.bool_]:
     """Mask as booleans; 0 and one other value, such as 1 or 255."""
     found = np.unique(values)
-    if values.dtype.kind not in "buif" or len(found) > 2 or (len(found) == 2 and found[0] != 0) or found[0] < 0:
+    numbers = values.dtype.kind in "buif" and np.isfinite(found).all() and found[0] >= 0
+    if not numbers or len(found) > 2 or (len(found) == 2 and found[0] != 0):
         some = ", ".join(str(value) for value in found[:5]) + (", ..." if len(found) > 5 else "")
         raise ValueError(
             f"The mask must have two values, 0 where there is no tissue and another one where there is; found "

@@ -14,7 +14,7 @@ from gdml.spots.genes import warn_of_few
 from gdml.spots.resolve import Spots
 
 from ._predict_image import image_spots, is_image, refuse_arguments_of_images
-from ._predict_spots import predict_spots
+from ._predict_spots import make_ready, predict_spots
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -144,6 +144,7 @@ def predict(
     }
     from_image = is_image(adata)
     if from_image:
+        make_ready(device, precision, batch_size)  # bad arguments are refused before the slide is read
         spots, model, encoder = image_spots(
             adata,
             model,

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from gdml.training import TrainedModel
 
 
+def make_ready(device: Any, precision: Any, batch_size: int) -> Any:
+    """Check how a model is to run, and give the Fabric that runs it; as :func:`gdml.tl.predict`."""
+    from gdml.encoders.device import resolve_device
+    from gdml.training.fabric import make_fabric
+
+    fabric = make_fabric(resolve_device(device), precision=precision)
+    check_count("batch_size", batch_size)
+    return fabric
+
+
 def predict_spots(
     spots: Spots,
     model: Any,
@@ -45,14 +55,12 @@ def predict_spots(
     -------
     Steps that were run, the genes that were matched, and the slides that the model was trained on.
     """
-    from gdml.encoders.device import resolve_device, use_bf16
-    from gdml.training.fabric import make_fabric
+    from gdml.encoders.device import use_bf16
     from gdml.training.trained import weights_digest
 
     adata, key = spots.adata, spots.key
-    on = resolve_device(device)
-    fabric = make_fabric(on, precision=precision)
-    check_count("batch_size", batch_size)
+    fabric = make_ready(device, precision, batch_size)
+    on = fabric.device
     trained, path = find_model(spots, model)
     match = match_genes(adata, trained.panel, gene_key)
     with all_or_nothing(adata, key):
