@@ -7,6 +7,7 @@ import tomllib
 import warnings
 from pathlib import Path
 
+import anndata as ad
 import pandas as pd
 import pytest
 import pyvips
@@ -14,6 +15,7 @@ import pyvips
 import gdml
 from gdml.cli import main
 from gdml.features import open_path
+from gdml.pp._extract import Extractor
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,6 +157,18 @@ def test_a_scale_for_all_fills_the_gaps_of_a_table(asked, images):
     assert passed["path"].tolist() == [str(images / "S1.png"), str(images / "S2.png")]
 
 
+def test_a_scheduler_is_a_client_and_closed_at_the_end(asked, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    words = ["predict", "a.svs", "--model", "m", "--out", "o", "--scheduler"]
+    with distributed.LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster:
+        main([*words, cluster.scheduler_address])
+        (tmp_path / "scheduler.json").write_text(json.dumps(cluster.scheduler.identity(), default=str))
+        main([*words, "scheduler.json"])
+    for call in asked:
+        assert isinstance(call["client"], distributed.Client) and call["client"].status == "closed"
+        assert call["client"].scheduler is None or cluster.scheduler_address in repr(call["client"].scheduler)
+
+
 def test_all_done_is_zero(asked, monkeypatch):
     table = pd.DataFrame({"name": ["S1"], "state": ["done"], "reason": [""]})
     monkeypatch.setattr(gdml.tl, "predict_slides", lambda *args, **options: table)
@@ -165,7 +179,7 @@ def test_all_done_is_zero(asked, monkeypatch):
     ("error", "line"),
     [
         (KeyError("`model`: no such thing"), "gdml: error: `model`: no such thing\n"),
-        (ValueError("`shard` is 'x';\n  give the part"), "gdml: error: `shard` is 'x'; give the part\n"),
+        (ValueError("2 problems:\n- a\n- b"), "gdml: error: 2 problems:\n- a\n- b\n"),
         (
             FileNotFoundError(2, "No such file or directory", "m"),
             "gdml: error: [Errno 2] No such file or directory: 'm'\n",
@@ -173,7 +187,7 @@ def test_all_done_is_zero(asked, monkeypatch):
         (RuntimeError(), "gdml: error: RuntimeError\n"),
     ],
 )
-def test_errors_are_one_line_and_two(asked, monkeypatch, capsys, error, line):
+def test_errors_are_their_message_and_two(asked, monkeypatch, capsys, error, line):
     def fail(*args, **options):
         raise error
 
@@ -226,18 +240,28 @@ def embed(*words):
 
 
 def test_embed_then_predict_encodes_nothing(images, synthetic_adata, monkeypatch, capsys):
-    lines: list[str] = []
-    monkeypatch.setattr("gdml.pp.embedding.tell", lines.append)
-    assert embed(images, "--cache-dir", gdml.settings.cache_dir) == 0
-    assert "2 of 2 slides done, 0 failed; features of " in capsys.readouterr().out
-    few = synthetic_adata[synthetic_adata.obs["library_id"].isin(["S3"])].copy()
-    gdml.pp.tile(few)
-    gdml.pp.embed(few, "stain", precision="fp32")
-    gdml.pp.normalize(few, n_genes=10)
-    model = gdml.tl.fit(few, "ridge", validation=None, max_epochs=1)
-    lines.clear()
-    slide = gdml.tl.predict(images / "S1.png", model, um_per_px=1, precision="fp32")
-    assert slide.n_obs > 0 and "; 0 tiles encoded" in lines[0]
+    train = synthetic_adata[synthetic_adata.obs["library_id"] == "S3"].copy()
+    gdml.pp.tile(train)
+    gdml.pp.embed(train, "stain", precision="fp32")
+    gdml.pp.normalize(train, n_genes=10)
+    gdml.tl.fit(train, "ridge", validation=None, max_epochs=1, save_to="model")
+    encoded, run = [], Extractor.run
+
+    def count(extractor, slide, store, xy, *args, **options):
+        encoded.append(len(xy))
+        run(extractor, slide, store, xy, *args, **options)
+
+    monkeypatch.setattr(Extractor, "run", count)
+    assert embed(images) == 0
+    n_tiles, encoded[:] = sum(encoded), []
+    assert f"2 of 2 slides done, 0 failed; features of {6 * 2} tiles" in capsys.readouterr().out and n_tiles == 12
+    predict = ["predict", str(images), "--um-per-px", "1", "--model", "model", "--precision", "fp32"]
+    assert main([*predict, "--out", "predicted"]) == 0
+    assert sum(encoded) == 0
+    assert "2 of 2 slides done, 0 failed; results in predicted" in capsys.readouterr().out
+    assert ad.read_zarr("predicted/S1.zarr").obsm["gdml"].shape == (6, 10)
+    assert main([*predict, "--out", "others", "--spacing-um", "56"]) == 0
+    assert sum(encoded) > 0, "tiles that were not embedded are encoded"
 
 
 def test_a_slide_that_fails_leaves_the_others_alone(images, capsys):

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _EXPECTED as error:
         if getattr(options, "traceback", False):
             raise
-        print(f"gdml: error: {_one_line(error)}", file=sys.stderr)
+        print(f"gdml: error: {_message(error)}", file=sys.stderr)
         return 2
 
 
@@ -63,8 +63,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
     print(f"gdml: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _one_line(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     # a KeyError's own text is the repr of its message
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    notes = getattr(error, "__notes__", [])
-    return " ".join(" ".join([text or type(error).__name__, *notes]).split())
+    return " ".join([text or type(error).__name__, *getattr(error, "__notes__", [])])

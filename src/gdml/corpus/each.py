@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .cluster import Tasks
+from .tasks import Tasks
 
 if TYPE_CHECKING:
     from distributed import Client

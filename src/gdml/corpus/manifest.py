@@ -1,7 +1,6 @@
 """The slides of a corpus: read from a table, a list or a folder, and refused as a whole where a row is wrong."""
 
 import glob
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pandas as pd
 
 from gdml._errors import count, did_you_mean, some
 
+from ._cells import cells
 from ._names import name_problems
 
 COLUMNS = ("path", "name", "group", "um_per_px")
@@ -85,7 +85,7 @@ def read_manifest(slides: Any) -> list[Item]:
     if not len(table):
         raise ValueError("`slides` names no slide.")
     problems: list[str] = []
-    values = {column: _cells(table[column], column, problems) for column in table.columns}
+    values = {column: cells(table[column], column, problems) for column in table.columns}
     items = _items(values, folder, problems)
     missing = [f"{item.name!r}: {str(item.path)!r} does not exist" for item in items if not item.path.exists()]
     _check_doubles(items, problems)
@@ -182,50 +182,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first of too many cells for an index
         raise ValueError(f"`slides`: rows of {str(path)!r} have more cells than the header has columns.")
     return table.rename(columns=str.strip).map(str.strip)
-
-
-def _cells(column: pd.Series, name: str, problems: list[str]) -> list[Any]:
-    """Values of a column; None for an empty cell, which only ``um_per_px`` may have."""
-    values = [None if _is_empty(value) else value for value in column.tolist()]
-    empty = [i + 1 for i, value in enumerate(values) if value is None]
-    if empty and name != "um_per_px":
-        problems.append(f"the column {name!r} has {count(len(empty), 'empty cell')} (rows {some(empty)})")
-    if name == "um_per_px":
-        return [None if value is None else _scale(value, i + 1, problems) for i, value in enumerate(values)]
-    kinds = {_kind(value) for value in values if value is not None}
-    wanted = {"text"} if name == "path" else {"text", "whole number"}
-    if len(kinds) > 1 or kinds - wanted:
-        problems.append(
-            f"the column {name!r} has values of the types {' and '.join(sorted(kinds))}; give text in all rows"
-        )
-    return values
-
-
-def _is_empty(value: Any) -> bool:
-    return (
-        value is None
-        or (isinstance(value, str) and not value.strip())
-        or (pd.api.types.is_scalar(value) and pd.isna(value))
-    )
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, str | os.PathLike):
-        return "text"
-    if pd.api.types.is_integer(value) and not pd.api.types.is_bool(value):
-        return "whole number"
-    return type(value).__name__
-
-
-def _scale(value: Any, row: int, problems: list[str]) -> float | None:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        problems.append(f"the column 'um_per_px' has {value!r} in row {row}; give micrometres per px, such as 0.5")
-        return None
-    return number
 
 
 def _items(values: dict[str, list[Any]], folder: Path, problems: list[str]) -> list[Item]:

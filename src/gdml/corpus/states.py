@@ -2,14 +2,17 @@
 
 import json
 import os
+import time
+import traceback
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .manifest import Item
 
+_TRACEBACK_LINES = 30
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 
 
@@ -70,22 +73,21 @@ def source_of(item: Item) -> dict[str, Any]:
     Returns
     -------
     Name, size and time of change of the file (of a folder, number and size of its entries in place of the size), the
-    scale and the group that the manifest gives.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be seen.
+    scale and the group that the manifest gives. Nothing where the file cannot be seen: reading it will say why.
     """
-    about = item.path.stat()
-    if item.path.is_dir():
-        entries = [entry.stat() for entry in os.scandir(item.path)]
-        size, changed = sum(one.st_size for one in entries), max((one.st_mtime_ns for one in entries), default=0)
-        n = len(entries)
-    else:
-        size, changed, n = about.st_size, about.st_mtime_ns, 1
-    seen = {"file": item.path.name, "bytes": size, "n_files": n, "changed_ns": changed}
-    return {**seen, "um_per_px": item.um_per_px, "group": item.group}
+    try:
+        about = item.path.stat()
+        entries = [entry.stat() for entry in os.scandir(item.path)] if item.path.is_dir() else [about]
+    except OSError:
+        return {}
+    return {
+        "file": item.path.name,
+        "bytes": sum(one.st_size for one in entries),
+        "n_files": len(entries),
+        "changed_ns": max((one.st_mtime_ns for one in entries), default=0),
+        "um_per_px": item.um_per_px,
+        "group": item.group,
+    }
 
 
 def read_state(path: Path) -> State | None:
@@ -129,6 +131,38 @@ def write_state(path: Path, state: State) -> None:
     except OSError:
         made.unlink(missing_ok=True)
         raise
+
+
+def failed(state: State, attempt: str, start: float, error: Exception) -> State:
+    """State of a slide that failed.
+
+    Parameters
+    ----------
+    state
+        Its state so far.
+    attempt
+        Token of the attempt.
+    start
+        When that began, by :func:`time.monotonic`.
+    error
+        What was raised.
+
+    Returns
+    -------
+    The state, with the reason and the end of the traceback.
+    """
+    lines = "".join(traceback.format_exception(error)).splitlines()[-_TRACEBACK_LINES:]
+    return replace(
+        state,
+        state=FAILED,
+        attempt=attempt,
+        since=now(),
+        seconds=round(time.monotonic() - start, 3),
+        record={},
+        publishing=False,
+        reason=" ".join(f"{type(error).__name__}: {error}".split()),
+        traceback="\n".join(lines),
+    )
 
 
 def queue(path: Path, item: Item) -> None:

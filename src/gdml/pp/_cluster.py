@@ -12,9 +12,9 @@ from typing import Any
 from scanpy import logging as logg
 
 from gdml._errors import count, some
-from gdml.corpus.cluster import Tasks
 from gdml.corpus.each import each
 from gdml.corpus.shared import check_shared
+from gdml.corpus.tasks import check_client
 
 from ._embed_slide import EmbeddedSlide, SlideTask, embed_slide
 from ._extract import Extractor
@@ -33,10 +33,8 @@ def check_plan(plan: Plan, client: Any) -> None:
         If the encoder is a module or function, or ``client`` no client.
     ValueError
         If the client is asynchronous.
-    ConnectionError
-        If its scheduler cannot be reached.
     """
-    Tasks(client, _embed_on_worker)
+    check_client(client)
     if not plan.by_name:
         raise TypeError(
             f"`encoder` is a {type(plan.encoder).__name__}, and with `client` it must be a name: each worker makes its "

@@ -81,7 +81,7 @@ def embed(
     cache_dir
         Folder of the stores; by default ``gdml.settings.cache_dir``.
     client
-        A :class:`dask.distributed.Client`: slides are encoded by the workers of its cluster, a slide a task and one
+        A ``distributed.Client``: slides are encoded by the workers of its cluster, a slide a task and one
         slide at a time on each worker, whatever its threads. Images and ``cache_dir`` must be on a file system that
         all machines share. The encoder must be named: each worker makes its own, from the hub's cache or ``weights``.
         A slide whose worker dies is resumed by another.

@@ -18,6 +18,7 @@ from gdml.features.store import store_path
 from gdml.pp.embedding import embed_spots
 from gdml.spots.images import open_tiled
 
+from ._corpus_arguments import outline_of
 from ._features import model_encoder
 from ._model import as_model
 from ._predict_image import image_spots
@@ -91,7 +92,6 @@ def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) 
     """
     with _quiet(), _threads(options):
         trained, encoder = _load(options.model, options.weights, options.encoder)
-        tissue = options.tissue.format(name=item.name) if isinstance(options.tissue, str) else options.tissue
         spots, *_ = image_spots(
             str(item.path),
             trained,
@@ -101,7 +101,7 @@ def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) 
             library_id=item.name,
             spacing_um=options.spacing_um,
             layout=options.layout,
-            tissue=tissue,
+            tissue=outline_of(options.tissue, item),
             min_tissue=options.min_tissue,
             call=PREDICT_SLIDES,
         )

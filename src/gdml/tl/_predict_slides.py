@@ -5,12 +5,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gdml._errors import check_count, check_number, count, did_you_mean, some
+from gdml._errors import check_count, check_number, count, some
 from gdml._progress import bar, tell
 from gdml._settings import settings
 from gdml.corpus.folder import Folder, open_folder
@@ -19,7 +18,9 @@ from gdml.corpus.manifest import Item, read_manifest, take_shard
 from gdml.corpus.run import run_here, start, tidy
 from gdml.corpus.states import DONE, FAILED, State
 from gdml.corpus.table import tabulate, write_table
+from gdml.corpus.tasks import check_client
 
+from ._corpus_arguments import check_tiles, device_names, outlines_of
 from ._features import model_encoder
 from ._model import IN_MEMORY, as_model
 from ._predict_slide import Options, predict_slide
@@ -151,14 +152,12 @@ def predict_slides(
     check_number("takeover_s", takeover_s, above=0)
     check_count("threads", threads)
     check_count("batch_size", batch_size)
-    _check_tiles(spacing_um, layout, min_tissue, precision)
+    check_tiles(spacing_um, layout, min_tissue, precision)
     items = take_shard(read_manifest(slides), shard)
-    _check_outlines(tissue, items)
+    outlines = outlines_of(tissue, items)
     if client is not None:
-        from gdml.corpus.cluster import check_client
-
         check_client(client)
-    used = _devices(devices, client)
+    used = device_names(devices, client)
     trained = as_model(model)
     identity = model_encoder(trained, encoder).identity
     options = Options(
@@ -168,13 +167,13 @@ def predict_slides(
         encoder=encoder,
         spacing_um=spacing_um,
         layout=layout,
-        tissue=tissue,
+        tissue=outlines,
         min_tissue=min_tissue,
         precision=precision,
         batch_size=batch_size,
         threads=threads,
         device=used[0],
-        cache_dir=str(settings.cache_dir),
+        cache_dir=str(settings.cache_dir.absolute()),
         keep_features=keep_features,
     )
     folder = open_folder(out, "predictions", _about(trained, options, identity), suffix=".zarr")
@@ -242,60 +241,6 @@ def _saved(trained: "TrainedModel", model: Any, folder: Folder) -> str:
                 raise
         trained.path = before
     return str(path)
-
-
-def _devices(devices: Any, client: Any) -> list[str]:
-    """Names of the devices, one for each process."""
-    from gdml.encoders.device import resolve_device
-
-    if devices is None:
-        import torch
-
-        n = 0 if client is not None else torch.cuda.device_count()  # with a client the workers' devices count
-        return [f"cuda:{i}" for i in range(n)] if n > 1 else ["auto"]
-    named = [devices] if isinstance(devices, str) else list(devices)
-    if not named:
-        raise ValueError("`devices` is empty; leave it out for the best device.")
-    if client is not None:
-        if len(named) > 1:
-            raise ValueError(
-                f"`devices` names {len(named)} devices, but with `client` each worker has one; start a worker for each GPU."
-            )
-        return named  # the workers' devices, which this machine need not have
-    for one in named:
-        resolve_device(one)
-    return named
-
-
-def _check_tiles(spacing_um: Any, layout: Any, min_tissue: Any, precision: Any) -> None:
-    """Refuse what no slide could be predicted with."""
-    import torch
-
-    from gdml.encoders.device import use_bf16
-    from gdml.slides.lattice import Layout
-
-    if spacing_um is not None:
-        check_number("spacing_um", spacing_um, above=0)
-    if layout not in get_args(Layout):
-        raise ValueError(f"`layout` is {layout!r}. {did_you_mean(str(layout), get_args(Layout))}")
-    check_number("min_tissue", min_tissue, at_least=0)
-    if min_tissue > 1:
-        raise ValueError(f"`min_tissue` must be at most 1, found {min_tissue!r}; give a share from 0 to 1.")
-    use_bf16(torch.device("cpu"), precision)
-
-
-def _check_outlines(tissue: Any, items: list[Item]) -> None:
-    """Refuse what is no choice of tissue for many slides, and outlines that do not exist."""
-    if isinstance(tissue, bool):
-        return
-    if not isinstance(tissue, str) or "{name}" not in tissue:
-        raise ValueError(
-            f"`tissue` is {tissue!r}; for many slides give True, False, or a path with {{name}}, such as "
-            "'outlines/{name}.geojson'."
-        )
-    missing = [path for item in items if not Path(path := tissue.format(name=item.name)).expanduser().exists()]
-    if missing:
-        raise FileNotFoundError(f"`tissue`: {count(len(missing), 'file')} missing: {some(map(repr, missing))}.")
 
 
 def _tell(table: pd.DataFrame, states: Mapping[str, State], folder: Folder) -> None:
