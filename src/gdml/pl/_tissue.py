@@ -115,7 +115,7 @@ def _draw(ax: Axes, panel: TissuePanel) -> None:
         tint[CLASSES.index(name)] = to_rgba(color, _OPACITY)
     ax.imshow(tint[labels], extent=extent, interpolation="nearest", zorder=1)
     shares = np.bincount(panel.labels.ravel(), minlength=len(CLASSES)) / panel.labels.size
-    handles = [_outline(ax, labels, panel), _square("white", GREY)]
+    handles = [_outline(ax, labels, panel), _square("0.92", GREY)]
     entries = [("tissue", handles[0]), ("glass", handles[1])]
     entries += [(name, _square(to_rgba(color, _OPACITY), "none")) for name, color in _TINTS.items()]
     drawn = []

@@ -53,7 +53,7 @@ def find_ink(channels: _Floats, um: float) -> _Mask:
     red, green, blue = (gaussian(channels[..., c], 1) for c in range(3))
     density = (red + green + blue) / 3
     divisor = np.maximum(density, 1e-3)
-    x, y = red / divisor - 1, (green - blue) / (np.sqrt(3) * divisor)
+    x, y = red / divisor - 1, (green - blue) / (3**0.5 * divisor)
     dense = density > _COLOURED
     if not dense.any():
         return dense

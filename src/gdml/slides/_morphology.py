@@ -26,6 +26,8 @@ def closed(mask: _Mask, radius: float) -> _Mask:
 
 def without_small(mask: _Mask, area: float) -> _Mask:
     """Mask without the parts smaller than ``area`` px."""
+    if not mask.any():
+        return mask
     parts = label(mask, connectivity=1)
     large = np.bincount(parts.ravel()) >= area
     large[0] = False
@@ -33,4 +35,4 @@ def without_small(mask: _Mask, area: float) -> _Mask:
 
 
 def _shrunk(mask: _Mask, radius: float) -> _Mask:
-    return mask if mask.all() else isotropic_erosion(mask, radius)
+    return isotropic_erosion(mask, radius) if mask.any() and not mask.all() else mask
