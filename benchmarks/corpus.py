@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def main() -> None:
         for n in (1, 2):
             with cluster(n) as client:
                 alone, _ = run(f"{n} workers", client=client)
-            print(f"LocalCluster, {n} worker(s): {alone:.1f} s, {len(manifest) / alone:.2f} slides/s")
+                print(f"LocalCluster, {n} worker(s): {alone:.1f} s, {len(manifest) / alone:.2f} slides/s", flush=True)
         with cluster(2) as client:
             killer = Killer(client, root / "killed")
             killer.start()
@@ -130,8 +131,9 @@ class cluster:
         return self._client
 
     def __exit__(self, *error) -> None:
-        self._client.close()
-        self._cluster.close()
+        with suppress(TimeoutError):  # Dask gives busy machines little time to stop its processes
+            self._client.close()
+            self._cluster.close()
 
 
 def load() -> None:

@@ -80,17 +80,17 @@ def test_a_zombie_is_dead(tmp_path, monkeypatch):
 
 
 def test_another_machine_is_judged_by_its_heartbeat_alone(tmp_path, monkeypatch):
-    watch, here = Watch(0.2), tmp_path / "a"
+    watch, here = Watch(0.4), tmp_path / "a"
     other = claim_as(monkeypatch, here, watch, machine="another", pid=1)
     os.utime(other.path, (1, 1))  # a clock that is wrong by decades says nothing
     assert claim(here, watch) is None
     with other:  # it beats
-        time.sleep(0.4)
+        time.sleep(0.8)
         assert claim(here, watch) is None
         other._stop.set()
         other._thread.join()
         assert claim(here, watch) is None
-        time.sleep(0.3)
+        time.sleep(0.6)
         mine = claim(here, watch)
         assert mine is not None and not other.held()
     assert mine.held(), "who lost a lease does not release that of another"
