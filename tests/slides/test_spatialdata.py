@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import zarr
+from spatialdata import SpatialData
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Affine, Identity, Scale, Sequence, Translation
 
@@ -53,3 +55,57 @@ def test_other_transformations_are_refused(matrix):
     affine = Affine(np.vstack([matrix, [0, 0, 1]]), ("x", "y"), ("x", "y"))
     with pytest.raises(ValueError, match=r"rotated, mirrored, sheared or stretched.*spatialdata\.transform\("):
         open_slide(image(affine))
+
+
+def test_a_coordinate_system_can_be_named():
+    both = image({"um": Scale([2, 2], ("x", "y")), "mm": Identity()})
+    assert open_slide(both, coordinate_system="um").size == (160, 120)
+    with pytest.raises(KeyError, match="`coordinate_system` is 'cm', but the SpatialData image has um, mm"):
+        open_slide(both, coordinate_system="cm")
+
+
+@pytest.mark.parametrize("multiscale", [{}, {"scale_factors": [2]}], ids=["single", "multiscale"])
+def test_an_image_in_a_store_is_opened_by_its_path(tmp_path, multiscale):
+    element = image(Scale([4, 4], ("x", "y")), **multiscale)
+    SpatialData(images={"he": element}).write(tmp_path / "x.zarr")
+    slide = open_slide(tmp_path / "x.zarr" / "images" / "he")
+    assert slide.size == (80, 60) and slide.um_per_px is None  # its own pixels
+    np.testing.assert_array_equal(slide.read_region(10, 5, 20, 15, (20, 15)), PIXELS[5:20, 10:30])
+    np.testing.assert_array_equal(thumbnail(slide), PIXELS)
+    assert slide.fingerprint() == open_slide(image(Identity())).fingerprint()
+    with pytest.raises(FileNotFoundError, match="Zarr store without OME metadata.*it has: images/he"):
+        open_slide(tmp_path / "x.zarr")
+    with pytest.raises(FileNotFoundError, match="is a folder, not an image"):
+        open_slide(tmp_path)
+
+
+def ome_zarr(folder, axes="tczyx", **changes):
+    """An image as microscopes write it, version 0.4, with units."""
+    array = PIXELS if axes == "yxc" else np.moveaxis(PIXELS, -1, 0)[None, :, None]
+    zarr.save_array(folder / "0", array, zarr_format=2)
+    group = zarr.open_group(folder, mode="a", zarr_format=2)
+    names = [{"name": name, **({"unit": "micrometer"} if name in "xy" else {})} for name in axes]
+    scale = {"type": "scale", "scale": [0.25 if name in "xy" else 1.0 for name in axes]}
+    datasets = [{"path": "0", "coordinateTransformations": [scale]}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": names, "datasets": datasets, **changes}]
+    return folder
+
+
+@pytest.mark.parametrize("axes", ["tczyx", "yxc"])
+def test_ome_zarr_of_others(tmp_path, axes):
+    slide = open_slide(ome_zarr(tmp_path / "image.zarr", axes))
+    assert slide.um_per_px == 0.25
+    np.testing.assert_array_equal(slide.read_region(10, 5, 20, 15, (20, 15)), PIXELS[5:20, 10:30])
+
+
+@pytest.mark.parametrize("changes", [{"datasets": []}, {"datasets": [{"path": "7"}]}, {"axes": ["y", "x"]}])
+def test_damaged_metadata_of_an_ome_zarr(tmp_path, changes):
+    with pytest.raises(ValueError, match="image.zarr"):
+        open_slide(ome_zarr(tmp_path / "image.zarr", **changes))
+
+
+def test_no_path_leads_out_of_an_ome_zarr(tmp_path):
+    ome_zarr(tmp_path / "secret.zarr")
+    folder = ome_zarr(tmp_path / "image.zarr", datasets=[{"path": "../secret.zarr/0"}])
+    with pytest.raises(ValueError, match="OME metadata"):
+        open_slide(folder)

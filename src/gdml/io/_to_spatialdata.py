@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import count
+from gdml._grid import is_hexagonal
 from gdml._progress import tell
-from gdml.slides.geometry import grid_kind
 from gdml.slides.spatialdata import scales
 from gdml.spots.container import ATTRS
 from gdml.spots.images import HIRES_SCALE, resolve_image
@@ -106,7 +106,8 @@ def to_spatialdata(
     table = _table(spots, names)
     tell(
         f"to_spatialdata: {count(len(spots), 'spot')} on {count(len(shapes), 'slide')}, "
-        f"{sum(one.endswith('_full_image') for one in images)} full-resolution images"
+        f"{count(sum(one.endswith('_full_image') for one in images), 'full-resolution image')}"
+        + (f"; draw predictions with table_layer={key!r}" if key in table.layers else "")
     )
     return spatialdata.SpatialData(images=images, shapes=shapes, tables={"table": table})
 
@@ -125,7 +126,7 @@ def _element_names(slides: list[str]) -> dict[str, str]:
     taken: set[str] = set()
     for slide in slides:
         clean = re.sub(r"[^\w.-]", "_", slide)
-        clean = "slide" + clean if clean.startswith("__") or clean in ("", ".", "..") else clean
+        clean = f"slide{clean}" if clean.startswith("_") or clean in ("", ".", "..") else clean
         name, i = clean, 1
         while name.lower() in taken:
             i += 1
@@ -175,7 +176,7 @@ def _shapes(
     diameter = float(entry.get("scalefactors", {}).get("spot_diameter_fullres", nearest / 2))
     grid = [spots.adata.obs[k].to_numpy()[rows] for k in (_keys.ARRAY_ROW, _keys.ARRAY_COL) if k in spots.adata.obs]
     transformations = scales(systems)
-    if len(grid) == 2 and grid_kind(*grid) == "square" and diameter > _ABUT * nearest:
+    if len(grid) == 2 and not is_hexagonal(*grid) and diameter > _ABUT * nearest:
         low, high = xy - diameter / 2, xy + diameter / 2
         squares = GeoDataFrame(geometry=shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1]), index=rows)
         return ShapesModel.parse(squares, transformations=transformations)

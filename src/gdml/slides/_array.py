@@ -1,5 +1,6 @@
 """Slides in memory or in lazily loaded arrays: NumPy, SpatialData (xarray), squidpy's ImageContainer."""
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -49,27 +50,27 @@ class LazySlide(PixelSlide):
     ----------
     array
         xarray DataArray with dimensions ``y``, ``x`` and one of channels; further ones must have length 1.
-    overview
-        The same image at a lower resolution, for thumbnails.
+    overviews
+        The same image at lower resolutions, the finest first, for thumbnails.
     """
 
     in_order = True  # the graph behind the array may not be safe to compute from several threads
 
-    def __init__(self, array: Any, *, name: str = "image", overview: Any = None) -> None:
+    def __init__(self, array: Any, *, name: str = "image", overviews: Sequence[Any] = ()) -> None:
         array = _y_x_channel(array, name)
         check_pixels(array.shape, array.dtype, name)
         super().__init__(name, [(array.sizes["x"], array.sizes["y"])])
         self._array = array
-        self._overview = overview
+        self._overviews = overviews
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
         window = self._array.isel(y=slice(top, bottom), x=slice(left, right))
         return as_rgb8(np.array(window.values), self.name)
 
     def thumbnail(self, longest: int) -> NDArray[np.uint8] | None:
-        """Whole image at reduced size, from the overview where there is one."""
-        small = None if self._overview is None else LazySlide(self._overview, name=self.name)
-        return super().thumbnail(longest) if small is None else small.thumbnail(longest)
+        """Whole image at reduced size, from the coarsest overview that has as many pixels."""
+        fine = [image for image in self._overviews if max(image.sizes["x"], image.sizes["y"]) >= longest]
+        return LazySlide(fine[-1], name=self.name).thumbnail(longest) if fine else super().thumbnail(longest)
 
     def _hash(self) -> str:
         return patch_hash(self, self._array.dtype)

@@ -14,7 +14,6 @@ from ._metadata import believable
 from ._resample import as_rgb8
 from ._slide import PixelSlide
 from .patches import patch_hash
-from .thumbnail import LONGEST
 
 _UM = {"micrometer": 1.0, "millimeter": 1000.0, "nanometer": 0.001}
 
@@ -40,10 +39,12 @@ class ZarrSlide(PixelSlide):
     def __init__(self, path: Path, arrays: list[Any], axes: list[str], um_per_px: float | None = None) -> None:
         self._arrays, self._axes = arrays, axes
         full = arrays[0]
-        sizes = dict(zip(axes, full.shape, strict=True))
+        sizes = dict(zip(axes, full.shape, strict=False))
         channels = [axis for axis in axes if axis not in ("y", "x") and sizes[axis] > 1]
-        if not {"y", "x"} <= set(axes) or len(channels) != 1:
-            raise ValueError(f"{str(path)!r}: needs the axes y, x and one of channels, found {sizes}.")
+        if not {"y", "x"} <= set(axes) or len(channels) != 1 or len(axes) != full.ndim:
+            raise ValueError(
+                f"{str(path)!r}: needs the axes y, x and one of channels, found {axes} of an array {full.shape}."
+            )
         self._order = [axes.index(name) for name in ("y", "x", channels[0])]
         check_pixels(tuple(full.shape[axis] for axis in self._order), full.dtype, str(path))
         super().__init__(str(path), [(sizes["x"], sizes["y"])], um_per_px)
@@ -60,7 +61,7 @@ class ZarrSlide(PixelSlide):
     def thumbnail(self, longest: int) -> NDArray[np.uint8] | None:
         """Whole image at reduced size, from the coarsest array that has as many pixels."""
         y, x = (self._axes.index(axis) for axis in ("y", "x"))
-        fine = [array for array in self._arrays[1:] if max(array.shape[y], array.shape[x]) >= max(longest, LONGEST)]
+        fine = [array for array in self._arrays[1:] if max(array.shape[y], array.shape[x]) >= longest]
         if not fine:
             return super().thumbnail(longest)
         return ZarrSlide(Path(self.name), fine[-1:], self._axes).thumbnail(longest)

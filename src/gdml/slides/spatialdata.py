@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ._array import LazySlide
 from ._slide import Slide
 from .scaled import ScaledSlide
-from .thumbnail import LONGEST
 
 GLOBAL = "global"  # SpatialData's default coordinate system
 NAME = "SpatialData image"
@@ -37,9 +36,8 @@ def open_pixels(element: Any, name: str = NAME) -> LazySlide:
         Name of the slide, for messages.
     """
     levels = _levels(element)
-    # Tiles come from the full resolution: SpatialData's coarser levels are point samples, which alias.
-    fine = [level for level in levels[1:] if max(level.sizes["x"], level.sizes["y"]) >= LONGEST]
-    return LazySlide(levels[0], name=name, overview=fine[-1] if fine else None)
+    # Tiles come from the full resolution: coarser levels may be point samples, which alias.
+    return LazySlide(levels[0], name=name, overviews=levels[1:])
 
 
 def open_placed(element: Any, coordinate_system: str | None = None) -> Slide:
