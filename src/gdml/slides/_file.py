@@ -209,7 +209,7 @@ class DecodedSlide(_FileSlide):
         try:
             self._image = _as_rgb(pyvips.Image.new_from_file(str(path), fail_on="error"), path)
         except pyvips.Error as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         super().__init__(path, [(self._image.width, self._image.height)], (0.0, 0.0), "")
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
