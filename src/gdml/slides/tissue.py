@@ -13,7 +13,8 @@ from .thumbnail import read_in_bands, thumbnail
 
 __all__ = ["CLASSES", "TissueMap", "find_tissue", "look_at", "tissue_from_geojson", "tissue_from_mask"]
 
-_UM_PER_PX, _SHORTEST, _LONGEST = 8.0, 256, 4096  # of a map; its longer side, px; larger masks are shrunk
+_UM_PER_PX, _SHORTEST, _LONGEST = 8.0, 256, 3072  # of a map; its longer side, px: about 10 s and 1 GB at most
+_LARGEST_MASK = 4096  # px; larger ones are shrunk
 _UNKNOWN_EXTENT, _UNKNOWN_PX = 10_000.0, 1024  # um and px of the longer side of a slide of unknown scale
 _SHARP = 2  # full-resolution px per px of the map from which focus is judged
 _ASPECT = 0.02  # relative difference of the aspect ratios of a mask and its slide
@@ -36,7 +37,7 @@ def find_tissue(slide: Slide, *, um_per_px: float | None = None) -> TissueMap:
 
     Returns
     -------
-    The map, at the size of the thumbnail: 8 um per px, at least 256 and at most 4096 px. Where the scale is not known
+    The map, at the size of the thumbnail: 8 um per px, at least 256 and at most 3072 px. Where the scale is not known
     it has 1024 px, the longer side of the slide is taken to be 10 mm, and focus is not judged.
 
     Raises
@@ -137,10 +138,10 @@ def _binary(values: NDArray) -> NDArray[np.bool_]:
 
 
 def _shrunk(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mask of at most ``_LONGEST`` px."""
-    if max(mask.shape) <= _LONGEST:
+    """Mask of at most ``_LARGEST_MASK`` px."""
+    if max(mask.shape) <= _LARGEST_MASK:
         return mask
-    height, width = (max(round(side * _LONGEST / max(mask.shape)), 1) for side in mask.shape)
+    height, width = (max(round(side * _LARGEST_MASK / max(mask.shape)), 1) for side in mask.shape)
     # a band of rows at a time: integer sums of whole masks of slides would need gigabytes
     rows, columns = (np.arange(n) * side // n for n, side in zip((height, width), mask.shape, strict=True))
     ends = np.append(rows[1:], mask.shape[0])
