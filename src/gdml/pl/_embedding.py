@@ -48,7 +48,7 @@ def embedding(
     Parameters
     ----------
     adata
-        With the embeddings in ``.obsm``, and ``color`` in ``.obs``.
+        With the embeddings in ``.obsm``, and ``color`` in ``.obs``. A SpatialData with one table works as well.
     basis
         Key in ``adata.obsm`` of the image embeddings, spots x width, as written by :func:`gdml.tl.predict`.
     color

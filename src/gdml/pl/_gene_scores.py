@@ -42,7 +42,8 @@ def gene_scores(
     Parameters
     ----------
     adata
-        With scores of :func:`gdml.tl.evaluate`; not read if ``key`` is a result.
+        With scores of :func:`gdml.tl.evaluate`; not read if ``key`` is a result. A SpatialData with one table works as
+        well.
     genes
         Genes to label, instead of the best and the worst. With several models, genes to mark on every curve, at most
         six; none by default.

@@ -58,7 +58,7 @@ def spatial_pred(
     ----------
     adata
         With predictions of :func:`gdml.tl.predict`, and measured expression of :func:`gdml.tl.evaluate` or
-        :func:`gdml.pp.normalize`.
+        :func:`gdml.pp.normalize`. A SpatialData with one table works as well.
     genes
         One or several genes.
     library_id

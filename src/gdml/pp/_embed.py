@@ -49,7 +49,8 @@ def embed(
     Parameters
     ----------
     adata
-        Spots with tiles; :func:`gdml.pp.tile` is called with its defaults if they have none.
+        Spots with tiles; :func:`gdml.pp.tile` is called with its defaults if they have none. A SpatialData with one
+        table works as well.
     encoder
         Name of an encoder ("stain", statistics without weights; "box", a small network that comes with gdml; "uni",
         "virchow2" and other published ones; any timm model), a module or a function, see

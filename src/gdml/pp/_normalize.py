@@ -35,7 +35,7 @@ def normalize(
     Parameters
     ----------
     adata
-        Raw counts of one or several slides.
+        Raw counts of one or several slides. A SpatialData with one table works as well.
     n_genes
         Size of the panel, chosen as in :func:`gdml.pp.select_genes` with its defaults. By default the panel in
         ``adata.var['gdml_panel']`` if present, else 250 genes.

@@ -31,7 +31,7 @@ def select_genes(
     Parameters
     ----------
     adata
-        Raw counts of one or several slides.
+        Raw counts of one or several slides. A SpatialData with one table works as well.
     n_genes
         Number of genes; ignored if ``genes`` is given.
     method

@@ -39,7 +39,8 @@ def tile(
     Parameters
     ----------
     adata
-        Spots of one or more slides, centres (x, y) in ``obsm[spatial_key]``, full-resolution px.
+        Spots of one or more slides, centres (x, y) in ``obsm[spatial_key]``, full-resolution px. A SpatialData with one
+        table works as well.
     tile_um
         Side of a tile, um. None takes ``tile_px`` pixels without resampling, as the paper does.
     tile_px

@@ -44,7 +44,7 @@ def ablate(
     Parameters
     ----------
     adata
-        Spots of all slides, with raw counts.
+        Spots of all slides, with raw counts. A SpatialData with one table works as well.
     model
         Name of the model.
     grid

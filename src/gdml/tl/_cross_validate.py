@@ -65,7 +65,8 @@ def cross_validate(
     Parameters
     ----------
     adata
-        Spots of all slides, with raw counts. Tiles and features are made with their defaults where they are missing.
+        Spots of all slides, with raw counts. Tiles and features are made with their defaults where they are missing. A
+        SpatialData with one table works as well.
     model
         A name of :func:`gdml.models.list_models`, several, or a mapping from labels of your choice to a name or to
         the options of :func:`gdml.tl.fit` (``model``, ``preset``, ``config``, ``training``, ``max_epochs``):

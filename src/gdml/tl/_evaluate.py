@@ -40,7 +40,7 @@ def evaluate(
     Parameters
     ----------
     adata
-        Predictions of :func:`gdml.tl.predict`, and raw counts.
+        Predictions of :func:`gdml.tl.predict`, and raw counts. A SpatialData with one table works as well.
     key
         Name under which the predictions are stored and the scores are written, such as ``"gdml"``, or
         ``"gdml_ridge"`` after :func:`gdml.tl.cross_validate`.

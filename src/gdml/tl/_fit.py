@@ -67,7 +67,7 @@ def fit(
     Parameters
     ----------
     adata
-        Spots of the training slides, with counts.
+        Spots of the training slides, with counts. A SpatialData with one table works as well.
     model
         Name of the model, one of :func:`gdml.models.list_models`.
     group_key

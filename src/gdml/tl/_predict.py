@@ -61,7 +61,8 @@ def predict(
     ----------
     adata
         Spots of one or more slides; or the full-resolution H&E image of one, anything that
-        :func:`gdml.slides.open_slide` takes, such as its path. Every model can predict an image.
+        :func:`gdml.slides.open_slide` takes, such as its path. A SpatialData with one table works as well. Every model
+        can predict an image.
     model
         A model from :func:`gdml.tl.fit`, or the folder of a saved model. None: the model that was fitted on
         this ``adata``. An image needs one.

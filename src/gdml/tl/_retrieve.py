@@ -51,7 +51,7 @@ def retrieve(
     ----------
     adata
         Spots to find neighbours of; or expression profiles, normalised as the model's training data, one row each, with
-        the panel's genes as columns (a Series for one profile).
+        the panel's genes as columns (a Series for one profile). A SpatialData with one table works as well.
     reference
         Spots to search, usually the training spots.
     model
