@@ -70,7 +70,7 @@ intersphinx_mapping = {name: (url, None) for name, url in _inventories.items()} 
 _builtin = "None|Ellipsis|bool|int|float|str|bytes|dict|list|set|tuple|type|object|property|[A-Z][A-Za-z]*(Error|Warning|Interrupt)"
 nitpick_ignore_regex = [
     ("py:.*", r"(anndata|collections|matplotlib|mpl_toolkits|numpy|os|pandas|pathlib|scanpy|scipy|sklearn)\..*"),
-    ("py:.*", r"(distributed|squidpy|torch|typing|xarray|zarr)\..*"),
+    ("py:.*", r"(distributed|spatialdata|squidpy|torch|typing|xarray|zarr)\..*"),
     ("py:(class|data|exc|obj)", rf"({_builtin})"),
 ]
 
