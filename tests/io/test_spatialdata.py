@@ -327,7 +327,6 @@ def test_a_real_section_there_and_back(her2st_section):
 
 
 @pytest.mark.real
-@pytest.mark.slow  # its reader decodes the whole JPEG for each window
 def test_a_slide_as_spatialdata_io_reads_it(data_dir):
     """The layout of spatialdata-io's Visium reader, and of the reader itself where it is installed."""
     folder = data_dir / "visium_colon"

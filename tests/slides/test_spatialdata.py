@@ -1,5 +1,6 @@
 """Images of SpatialData objects, whose coordinates are those of a coordinate system."""
 
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
@@ -109,3 +110,27 @@ def test_no_path_leads_out_of_an_ome_zarr(tmp_path):
     folder = ome_zarr(tmp_path / "image.zarr", datasets=[{"path": "../secret.zarr/0"}])
     with pytest.raises(ValueError, match="OME metadata"):
         open_slide(folder)
+
+
+@pytest.mark.parametrize("chunks", [(3, 2000, 2500), (1, 1500, 1500)])
+def test_large_chunks_are_read_once_for_all_their_regions(chunks):
+    """An image that spatialdata-io reads from a JPEG is one chunk, of which every region costs reading all of it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 2000, 2500), dtype=np.uint8)
+    read = []
+
+    def chunk(block_info):
+        (where,) = block_info.values()
+        read.append(where["chunk-location"])
+        return pixels[tuple(slice(*edges) for edges in where["array-location"])]
+
+    sizes = da.core.normalize_chunks(chunks, pixels.shape)
+    lazy = da.map_blocks(chunk, chunks=sizes, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
+    read.clear()
+    slide = open_slide(Image2DModel.parse(lazy, dims=("c", "y", "x"), c_coords=["r", "g", "b"]))
+    for x, y, width, height in [(0, 0, 90, 80), (1450, 1480, 100, 60), (2400, 1900, 100, 100), (0, 0, 2500, 2000)]:
+        region = slide.read_region(x, y, width, height, out=(width, height))
+        np.testing.assert_array_equal(region, pixels[:, y : y + height, x : x + width].transpose(1, 2, 0))
+    assert len(read) == len(set(read)) == np.prod([len(along) for along in sizes])
+    slide.close()
+    slide.read_region(0, 0, 10, 10, out=(10, 10))
+    assert len(read) > len(set(read))

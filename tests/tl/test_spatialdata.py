@@ -121,7 +121,7 @@ DONE = {
     "pl.history": lambda d, m: drawn(pl.history(d)),
 }
 #: Take no spots, but a result, an image or a table of slides.
-OTHERS = {"tl.Comparison", "pl.ablation", "pl.benchmark", "pp.grid", "tl.predict_slides"}
+OTHERS = {"tl.Comparison", "pl.ablation", "pl.benchmark", "pl.tissue", "pp.grid", "tl.predict_slides"}
 
 
 def test_every_verb_is_here():

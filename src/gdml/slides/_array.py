@@ -1,5 +1,6 @@
 """Slides in memory or in lazily loaded arrays: NumPy, SpatialData (xarray), squidpy's ImageContainer."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from ._resample import as_rgb8
 from ._slide import PixelSlide
 from .patches import patch_hash
+
+_LARGE = 1 << 21  # px of a chunk that is kept, since every region in it costs reading all of it
+_KEPT = 1 << 29  # bytes of chunks kept, beyond the last one
 
 
 class ArraySlide(PixelSlide):
@@ -62,10 +66,43 @@ class LazySlide(PixelSlide):
         super().__init__(name, [(array.sizes["x"], array.sizes["y"])])
         self._array = array
         self._overviews = overviews
+        # a file that is no pyramid, such as a JPEG, is one chunk
+        chunks = array.chunks if array.chunks and max(array.chunks[0]) * max(array.chunks[1]) >= _LARGE else None
+        self._edges = [np.cumsum([0, *sizes]) for sizes in chunks[:2]] if chunks else []
+        self._kept: OrderedDict[tuple[int, int], NDArray] = OrderedDict()
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
-        window = self._array.isel(y=slice(top, bottom), x=slice(left, right))
-        return as_rgb8(np.array(window.values), self.name)
+        if not self._edges:
+            window = np.array(self._array.isel(y=slice(top, bottom), x=slice(left, right)).values)
+        else:
+            window = np.empty((bottom - top, right - left, self._array.shape[2]), self._array.dtype)
+            rows, columns = (
+                range(int(np.searchsorted(edges, first, "right")) - 1, int(np.searchsorted(edges, last)))
+                for edges, first, last in zip(self._edges, (top, left), (bottom, right), strict=True)
+            )
+            for row in rows:
+                for column in columns:
+                    y, x = int(self._edges[0][row]), int(self._edges[1][column])
+                    chunk = self._chunk(row, column)
+                    part = chunk[max(top - y, 0) : bottom - y, max(left - x, 0) : right - x]
+                    at_y, at_x = max(y - top, 0), max(x - left, 0)
+                    window[at_y : at_y + part.shape[0], at_x : at_x + part.shape[1]] = part
+        return as_rgb8(window, self.name)
+
+    def _chunk(self, row: int, column: int) -> NDArray:
+        """Pixels of a chunk; those read last are kept."""
+        pixels = self._kept.pop((row, column), None)
+        if pixels is None:
+            (y, bottom), (x, right) = self._edges[0][row : row + 2], self._edges[1][column : column + 2]
+            pixels = np.asarray(self._array.isel(y=slice(y, bottom), x=slice(x, right)).values)
+        self._kept[row, column] = pixels
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT:
+            self._kept.popitem(last=False)
+        return pixels
+
+    def close(self) -> None:
+        """Free the chunks in memory."""
+        self._kept.clear()
 
     def thumbnail(self, longest: int) -> NDArray[np.uint8] | None:
         """Whole image at reduced size, from the coarsest overview that has as many pixels."""
