@@ -12,7 +12,7 @@ from ._resample import as_rgb8
 from ._slide import PixelSlide
 from .patches import patch_hash
 
-_LARGE = 1 << 21  # px of a chunk that is kept, since every region in it costs reading all of it
+_LARGE = 1 << 18  # px of a chunk that is kept, since every region in it costs computing all of it
 _KEPT = 1 << 29  # bytes of chunks kept, beyond the last one
 
 
