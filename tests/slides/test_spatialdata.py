@@ -1,5 +1,7 @@
 """Images of SpatialData objects, whose coordinates are those of a coordinate system."""
 
+import gc
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Affine, Identity, Scale, Sequence, Translation
 
 from gdml.slides import open_slide
+from gdml.slides._chunks import Chunks
 from gdml.slides.thumbnail import thumbnail
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
@@ -112,9 +115,13 @@ def test_no_path_leads_out_of_an_ome_zarr(tmp_path):
         open_slide(folder)
 
 
+@pytest.mark.parametrize("kept", [1 << 29, 10_000_000], ids=["whole", "in chunks"])
 @pytest.mark.parametrize("chunks", [(3, 2000, 2500), (1, 1500, 1500)])
-def test_large_chunks_are_read_once_for_all_their_regions(chunks):
+def test_large_chunks_are_read_once_for_all_their_regions(chunks, kept, monkeypatch):
     """An image that spatialdata-io reads from a JPEG is one chunk, of which every region costs reading all of it."""
+    chunks_kept = Chunks(1 << 29)
+    monkeypatch.setattr("gdml.slides._array._KEPT", kept)
+    monkeypatch.setattr("gdml.slides._array._kept", chunks_kept)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 2000, 2500), dtype=np.uint8)
     read = []
 
@@ -133,4 +140,26 @@ def test_large_chunks_are_read_once_for_all_their_regions(chunks):
     assert len(read) == len(set(read)) == np.prod([len(along) for along in sizes])
     slide.close()
     slide.read_region(0, 0, 10, 10, out=(10, 10))
-    assert len(read) > len(set(read))
+    assert len(read) > len(set(read)) and chunks_kept._kept
+    del slide
+    gc.collect()
+    assert not chunks_kept._kept
+
+
+def test_chunks_of_all_images_share_one_bound():
+    kept, made = Chunks(250), []
+
+    def get(image, place):
+        return kept.get(image, place, lambda: made.append((image, place)) or np.full(100, image, np.uint8))
+
+    for image in range(3):
+        assert (get(image, 0) == image).all()
+    get(2, 0), get(1, 0)
+    assert made == [(0, 0), (1, 0), (2, 0)]
+    get(0, 0)  # was dropped when the third was made; now the one asked for longest ago goes
+    get(1, 0)
+    assert made == [(0, 0), (1, 0), (2, 0), (0, 0)]
+    kept.drop(1)
+    get(0, 0), get(1, 0)
+    assert made[4:] == [(1, 0)]
+    assert (kept.get(3, 0, lambda: np.zeros(1000, np.uint8)) == 0).all() and len(kept._kept) == 1

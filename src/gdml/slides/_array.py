@@ -1,19 +1,23 @@
 """Slides in memory or in lazily loaded arrays: NumPy, SpatialData (xarray), squidpy's ImageContainer."""
 
-from collections import OrderedDict
+import weakref
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._chunks import Chunks
 from ._resample import as_rgb8
 from ._slide import PixelSlide
 from .patches import patch_hash
 
 _LARGE = 1 << 18  # px of a chunk that is kept, since every region in it costs computing all of it
-_KEPT = 1 << 29  # bytes of chunks kept, beyond the last one
+_KEPT = 1 << 29  # bytes; images that are smaller are one chunk
+_kept = Chunks(_KEPT)
+_numbers = count()
 
 
 class ArraySlide(PixelSlide):
@@ -66,10 +70,9 @@ class LazySlide(PixelSlide):
         super().__init__(name, [(array.sizes["x"], array.sizes["y"])])
         self._array = array
         self._overviews = overviews
-        # a file that is no pyramid, such as a JPEG, is one chunk
-        chunks = array.chunks if array.chunks and max(array.chunks[0]) * max(array.chunks[1]) >= _LARGE else None
-        self._edges = [np.cumsum([0, *sizes]) for sizes in chunks[:2]] if chunks else []
-        self._kept: OrderedDict[tuple[int, int], NDArray] = OrderedDict()
+        self._edges = _chunk_edges(array)
+        self._number = next(_numbers)
+        weakref.finalize(self, _kept.drop, self._number)
 
     def _pixels(self, level: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
         if not self._edges:
@@ -82,7 +85,7 @@ class LazySlide(PixelSlide):
             )
             for row in rows:
                 for column in columns:
-                    y, x = int(self._edges[0][row]), int(self._edges[1][column])
+                    y, x = self._edges[0][row], self._edges[1][column]
                     chunk = self._chunk(row, column)
                     part = chunk[max(top - y, 0) : bottom - y, max(left - x, 0) : right - x]
                     at_y, at_x = max(y - top, 0), max(x - left, 0)
@@ -91,18 +94,12 @@ class LazySlide(PixelSlide):
 
     def _chunk(self, row: int, column: int) -> NDArray:
         """Pixels of a chunk; those read last are kept."""
-        pixels = self._kept.pop((row, column), None)
-        if pixels is None:
-            (y, bottom), (x, right) = self._edges[0][row : row + 2], self._edges[1][column : column + 2]
-            pixels = np.asarray(self._array.isel(y=slice(y, bottom), x=slice(x, right)).values)
-        self._kept[row, column] = pixels
-        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT:
-            self._kept.popitem(last=False)
-        return pixels
+        y, x = (slice(*edges[i : i + 2]) for edges, i in zip(self._edges, (row, column), strict=True))
+        return _kept.get(self._number, (row, column), lambda: np.asarray(self._array.isel(y=y, x=x).values))
 
     def close(self) -> None:
         """Free the chunks in memory."""
-        self._kept.clear()
+        _kept.drop(self._number)
 
     def thumbnail(self, longest: int) -> NDArray[np.uint8] | None:
         """Whole image at reduced size, from the coarsest overview that has as many pixels."""
@@ -111,6 +108,18 @@ class LazySlide(PixelSlide):
 
     def _hash(self) -> str:
         return patch_hash(self, self._array.dtype)
+
+
+def _chunk_edges(array: Any) -> list[list[int]]:
+    """First row and column of each chunk, and the ends; empty where regions are read from the array itself.
+
+    An image read from a file that is no pyramid, such as a JPEG, is decoded as a whole for each region.
+    """
+    if not array.chunks or max(array.chunks[0]) * max(array.chunks[1]) < _LARGE:
+        return []
+    if array.nbytes <= _KEPT:
+        return [[0, size] for size in array.shape[:2]]
+    return [np.cumsum([0, *sizes]).tolist() for sizes in array.chunks[:2]]
 
 
 def _y_x_channel(array: Any, name: str) -> Any:
