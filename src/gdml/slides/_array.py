@@ -113,12 +113,15 @@ class LazySlide(PixelSlide):
 def _chunk_edges(array: Any) -> list[list[int]]:
     """First row and column of each chunk, and the ends; empty where regions are read from the array itself.
 
-    An image read from a file that is no pyramid, such as a JPEG, is decoded as a whole for each region.
+    An image read from a file that is no pyramid, such as a JPEG, is decoded as a whole for each region, also where the
+    array is divided into small chunks: images that are not large are computed once.
     """
-    if not array.chunks or max(array.chunks[0]) * max(array.chunks[1]) < _LARGE:
+    if not array.chunks:
         return []
     if array.nbytes <= _KEPT:
         return [[0, size] for size in array.shape[:2]]
+    if max(array.chunks[0]) * max(array.chunks[1]) < _LARGE:
+        return []
     return [np.cumsum([0, *sizes]).tolist() for sizes in array.chunks[:2]]
 
 
