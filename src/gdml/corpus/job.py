@@ -161,7 +161,7 @@ class Job:
                     return None
                 raise
             done = replace(state, state=DONE, since=now())
-            # before the state: nobody looks after a slide that is done
+            # before the state: a slide that is done is not looked at again
             shutil.rmtree(self.folder.work(item.name), ignore_errors=True)
             self._write(done)
             return done

@@ -2,7 +2,7 @@
 
 Each slide has a folder of leases, files named 1, 2, 3, ... The file with the highest number is in force. It is made
 with ``O_EXCL``, so that exactly one process makes it, also over NFS, where ``flock`` may hold for one machine alone. Who
-finds the holder dead makes the file of the next number; nobody removes a lease that is not his own and in force, so
+finds the holder dead makes the file of the next number; no process removes a lease that is not its own and in force, so
 that none can be removed by a process which judged it before it was renewed. A released lease is deleted, together with
 the dead ones below it: what was done is known from the state of the slide, not from its leases.
 """

@@ -19,7 +19,7 @@ def run_in_processes(
 ) -> dict[str, State]:
     """Do the slides in a process for each job; the claims deal them out.
 
-    A process that dies is started again; the slide that it was at is done by whoever comes first.
+    A process that dies is started again; its slide is taken over by the first process that is free.
 
     Parameters
     ----------

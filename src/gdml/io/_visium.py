@@ -184,7 +184,7 @@ def _scale_factors(layout: Layout) -> dict[str, Any]:
 
 
 def _images(layout: Layout) -> dict[str, NDArray[np.uint8]]:
-    """Downscaled images of the run, those that there are."""
+    """Downscaled images of the run that exist."""
     images = {}
     for name in ("hires", "lowres"):
         paths = [folder / f"tissue_{name}_image.png" for folder in layout.spatial]

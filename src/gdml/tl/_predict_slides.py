@@ -61,7 +61,7 @@ def predict_slides(
     Each slide is predicted as by :func:`gdml.tl.predict` and written to ``out``. A slide that fails leaves the others
     alone. Called again, it does what is missing or failed, and slides whose file, scale or group have changed. Several
     callers, in processes or on machines that share a file system, may work on one ``out``: no slide is done twice, and
-    what a dead process left is taken over. The call returns when every slide is done or has failed, whoever did it.
+    what a dead process left is taken over. The call returns when every slide is done or has failed.
 
     Parameters
     ----------
