@@ -102,6 +102,8 @@ class SpotModel(nn.Module):
     shared_space: ClassVar[bool] = False
     #: Solved in ``prepare``, without training steps.
     closed_form: ClassVar[bool] = False
+    #: Frame that the model learns in where none is named, one of ``gdml.training.frame.FRAMES``; of ``presets``: raw.
+    default_frame: ClassVar[str] = "raw"
     scalers: Scalers
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -114,6 +116,8 @@ class SpotModel(nn.Module):
         super().__init__()
         self.config = config
         self.shape = shape
+        #: Units that the model learns in (``gdml.training.frame.Frame``), set before training; None: those of the data.
+        self.frame: Any = None
 
     @classmethod
     def adapt(cls, config: Any, normalization: Mapping[str, Any]) -> Any:
@@ -140,14 +144,18 @@ class SpotModel(nn.Module):
         return {}
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Compute constants (scales, means, reference banks) from the training spots, once, before the first step."""
+        """Compute constants (scales, means, reference banks) from the training spots, once, before the first step.
+
+        ``batches`` can be iterated over several times.
+        """
         if hasattr(self, "scalers"):
             self.scalers.prepare(batches, neighbors="neighbors" in self.needs)
 
     @property
     def n_parameters(self) -> int:
         """Number of parameters; of a model in closed form the number of solved values."""
-        return sum(p.numel() for p in self.parameters()) or sum(b.numel() for b in self.buffers())
+        solved = (b.numel() for name, b in self.named_buffers() if not name.startswith("frame."))
+        return sum(p.numel() for p in self.parameters()) or sum(solved)
 
     def forward(self, batch: Batch) -> Output:
         """Predict the expression of a batch; ``expression`` and ``counts`` must not be read."""
@@ -176,14 +184,22 @@ class SpotModel(nn.Module):
         """
         with torch.autocast(batch.measured.device.type, enabled=False):
             if "prediction" in output.parts:
-                error = F.mse_loss(output.parts["prediction"].float(), self.scalers.target(batch.measured))
+                target = self.scalers.target(batch.measured)
+                error = squared_error(output.parts["prediction"].float(), target, batch.weight)
             else:
-                error = F.mse_loss(output.prediction, batch.measured)
+                error = squared_error(output.prediction, batch.measured, batch.weight)
         return {"loss": error, "loss_pred": error}
 
     def predicted(self, prediction: Tensor, embedding: Tensor | None = None, **parts: Tensor) -> Output:
         """Output of a prediction (N, M) on the scale of ``scalers.target``, kept in ``parts["prediction"]``."""
         return Output(self.scalers.target.inverse(prediction.float()), embedding, {"prediction": prediction, **parts})
+
+
+def squared_error(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error of ``prediction`` (N, M), each spot by its ``weight`` (N,); None: all the same."""
+    if weight is None:
+        return F.mse_loss(prediction, target)
+    return ((prediction - target).square().mean(1) * weight).mean()
 
 
 _registered: dict[str, type[SpotModel]] = {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 #: Parts of a batch that a model names in ``needs`` to have them read; all others are absent.
-PARTS = ("tokens", "neighbors", "slides", "counts", "nearest")
+PARTS = ("tokens", "neighbors", "summary", "slides", "counts", "nearest")
 
 _T = TypeVar("_T")
 
@@ -115,8 +115,7 @@ class Nearest(_OnDevice):
 class Batch(_OnDevice):
     """N spots with all the data that a model may use.
 
-    A model names in ``needs`` which of ``tokens``, ``neighbors``, ``slides``, ``counts`` and ``nearest`` it reads. The
-    others are not read from disk: tokens and neighbours are then empty (T = 0, K = 0), the others None.
+    A model names in ``needs`` which of ``PARTS`` it reads. The others are not read from disk: tokens and neighbours are then empty (T = 0, K = 0), the others None.
 
     Parameters
     ----------
@@ -132,6 +131,10 @@ class Batch(_OnDevice):
         (N,) int64 number of each spot's slide, unique within a run.
     spot
         (N,) int64 number of each spot, unique within a run.
+    summary
+        (N, 4 D) float32 mean and spread of tokens and neighbours, see :func:`gdml.models.summary.summarize`.
+    weight
+        (N,) float32 weight of each spot in a loss, about 1 on average; None where all weigh the same.
     stripe
         (N,) int64 in 0..4, stripe of the slide across the longer side of its grid, see
         ``gdml.models.ridge.stripes``; None at prediction.
@@ -156,6 +159,8 @@ class Batch(_OnDevice):
     neighbor_mask: Tensor
     slide: Tensor
     spot: Tensor
+    summary: Tensor | None = None
+    weight: Tensor | None = None
     stripe: Tensor | None = None
     slides: Slides | None = None
     visitors: Visitors | None = None
@@ -176,6 +181,19 @@ class Batch(_OnDevice):
         if self.expression is None:
             raise ValueError("The batch has no expression to learn from.")
         return self.expression
+
+    @property
+    def summarized(self) -> Tensor:
+        """``summary``, (N, 4 D).
+
+        Raises
+        ------
+        ValueError
+            If the batch has none.
+        """
+        if self.summary is None:
+            raise ValueError('The batch has no summary: name "summary" in the `needs` of the model.')
+        return self.summary
 
     @property
     def context(self) -> tuple[Slides, Tensor, Tensor]:

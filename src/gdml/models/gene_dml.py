@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from .base import Shape, SpotModel
+from .base import Shape, SpotModel, squared_error
 from .batch import Batch, Output
 from .branches import NeighborTransformer, SlideTransformer
 from .discrimination import group_loss, instance_loss
@@ -235,10 +235,10 @@ class GeneDML(SpotModel):
         # the losses are small differences of large exponents: never in bf16
         with torch.autocast(target.device.type, enabled=False):
             parts = {name: x.float() for name, x in output.parts.items()}
-            losses = {"loss_pred": F.mse_loss(parts["prediction"], target)}
+            losses = {"loss_pred": squared_error(parts["prediction"], target, batch.weight)}
             total = losses["loss_pred"]
             if c.scale_weight:
-                losses["loss_scales"] = self._scale_loss(parts, target)
+                losses["loss_scales"] = self._scale_loss(parts, target, batch.weight)
                 total = total + c.scale_weight * losses["loss_scales"]
             if c.instance_weight or c.group_weight:
                 gene = self.gene(target)
@@ -251,11 +251,11 @@ class GeneDML(SpotModel):
                 total = total + c.group_weight * losses["loss_group"]
         return {"loss": total, **losses}
 
-    def _scale_loss(self, parts: dict[str, Tensor], target: Tensor) -> Tensor:
+    def _scale_loss(self, parts: dict[str, Tensor], target: Tensor, weight: Tensor | None) -> Tensor:
         """Each scale predicts on its own, and follows the fused prediction (TRIPLEX, Chung et al. 2024)."""
         teacher, share = parts["prediction"].detach(), self.config.distillation
         each = [parts[f"{name}_prediction"] for name in SCALES]
-        terms = [(1 - share) * F.mse_loss(y, target) + share * F.mse_loss(y, teacher) for y in each]
+        terms = [(1 - share) * squared_error(y, target, weight) + share * F.mse_loss(y, teacher) for y in each]
         return torch.stack(terms).sum()
 
     def _group_loss(self, fused: Tensor, gene: Tensor, generator: Generator) -> Tensor:

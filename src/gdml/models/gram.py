@@ -10,19 +10,19 @@ from torch import Tensor
 
 @dataclass
 class Sums:
-    """Sums over rows of inputs x, with p columns, and outputs y, with m columns.
+    """Weighted sums over rows of inputs x, with p columns, and outputs y, with m columns.
 
     Parameters
     ----------
     n
-        Number of rows.
+        Number of rows, or the sum of their weights.
     x, y
         (p,) and (m,) float64 sums.
     xx, xy, yy
         (p, p) and (p, m) sums of products, and (m,) of squares, float64.
     """
 
-    n: int
+    n: float
     x: Tensor
     y: Tensor
     xx: Tensor
@@ -30,9 +30,13 @@ class Sums:
     yy: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor) -> Self:
-        """Sum the rows of ``x`` (n, p) and ``y`` (n, m), float64."""
-        return cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.square().sum(0))
+    def of(cls, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Self:
+        """Sum the rows of ``x`` (n, p) and ``y`` (n, m), float64, by their weights (n,)."""
+        if weights is None:
+            return cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.square().sum(0))
+        w = weights.double()
+        weighted = x * w[:, None]
+        return cls(float(w.sum()), weighted.sum(0), w @ y, weighted.T @ x, weighted.T @ y, w @ y.square())
 
     def __iadd__(self, other: Self) -> Self:
         for part in fields(self):
@@ -80,12 +84,17 @@ class GramMatrices:
         self.near = x.double(), y.double()
         self.folds: dict[int, Sums] = {}
 
-    def add(self, x: Tensor, y: Tensor, folds: Tensor | None = None) -> None:
-        """Take in inputs (n, p), outputs (n, m), and the fold of each row (n,); None: one fold."""
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs m."""
+        return len(self.near[1])
+
+    def add(self, x: Tensor, y: Tensor, folds: Tensor | None = None, weights: Tensor | None = None) -> None:
+        """Take in inputs (n, p), outputs (n, m), the fold and the weight of each row (n,); None: one fold, weight 1."""
         x, y = x.double() - self.near[0], y.double() - self.near[1]
         for fold in [0] if folds is None else folds.unique().tolist():
             rows = slice(None) if folds is None else folds == fold
-            found = Sums.of(x[rows], y[rows])
+            found = Sums.of(x[rows], y[rows], None if weights is None else weights[rows])
             if fold in self.folds:
                 self.folds[fold] += found
             else:
@@ -119,8 +128,8 @@ def principal_axes(sums: Sums, n: int) -> Tensor:
 
 
 def fold_errors(folds: Sequence[Sums], alphas: Sequence[float]) -> Tensor:
-    """Predict each fold from the others: the total squared error for each penalty, (n_alphas,) float64."""
-    error = torch.zeros(len(alphas), dtype=torch.float64)
+    """Predict each fold from the others: the total squared error by penalty and output, (n_alphas, m) float64."""
+    error = torch.zeros(len(alphas), len(folds[0].y), dtype=torch.float64)
     everything = total(folds)
     for fold in folds:
         others = everything - fold
@@ -131,7 +140,17 @@ def fold_errors(folds: Sequence[Sums], alphas: Sequence[float]) -> Tensor:
         learnt, gram, cross = axes.T @ others.xy, axes.T @ left_out.xx @ axes, axes.T @ left_out.xy
         for i, alpha in enumerate(alphas):
             weights = learnt / (values.clamp(min=0) + alpha)[:, None]
-            error[i] += left_out.yy.sum() + (weights * (gram @ weights - 2 * cross)).sum()
+            error[i] += left_out.yy + (weights * (gram @ weights - 2 * cross)).sum(0)
+    return error
+
+
+def null_errors(folds: Sequence[Sums]) -> Tensor:
+    """Predict each fold by the mean of the others: the total squared error by output, (m,) float64."""
+    everything = total(folds)
+    error = torch.zeros_like(everything.y)
+    for fold in folds:
+        others = everything - fold
+        error += fold.shifted(others.x / others.n, others.y / others.n).yy
     return error
 
 

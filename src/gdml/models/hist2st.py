@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from .base import Shape, SpotModel
+from .base import Shape, SpotModel, squared_error
 from .batch import Batch, Output
 from .config import ScaledConfig
 from .histogene import SLIDE_RECIPE, SpotTransformer
@@ -245,7 +245,7 @@ class Hist2ST(SpotModel):
         # the likelihood is a difference of large logarithms: never in bf16
         with torch.autocast(target.device.type, enabled=False):
             parts = {name: x.float() for name, x in output.parts.items()}
-            losses = {"loss_pred": F.mse_loss(parts["prediction"], target)}
+            losses = {"loss_pred": squared_error(parts["prediction"], target, batch.weight)}
             total = losses["loss_pred"]
             if c.zinb_weight:
                 losses["loss_zinb"] = self._count_loss(batch.counts, parts)

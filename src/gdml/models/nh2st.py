@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from .base import PLAIN_RECIPE, Shape, SpotModel
+from .base import PLAIN_RECIPE, Shape, SpotModel, squared_error
 from .batch import Batch, Output
 from .config import ScaledConfig
 from .layers import CrossBlock, masked_mean
@@ -181,7 +181,7 @@ class NH2ST(SpotModel):
         with torch.autocast(expression.device.type, enabled=False):
             parts = {name: x.float() for name, x in output.parts.items()}
             target = self.scalers.target(expression)
-            losses = {"loss_pred": F.mse_loss(parts["prediction"], target)}
+            losses = {"loss_pred": squared_error(parts["prediction"], target, batch.weight)}
             total = losses["loss_pred"]
             if c.query_weight:
                 image = F.normalize(parts["query"], dim=1)

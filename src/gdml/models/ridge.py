@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from . import gram
 from .base import Shape, SpotModel
 from .batch import Batch, Output
+from .component_ridge import ComponentRidge
 from .config import Config
+from .gathered import Gathered
 from .scaling import Standardize
 
 N_STRIPES = 5
-#: Training spots that are solved from the rows themselves; with more, the solution is found from sums over the spots.
-MAX_ROWS = 4096
 
 
 def pooled_features(batch: Batch) -> Tensor:
@@ -46,37 +46,6 @@ def learnt_stripes(batch: Batch) -> Tensor:
             "The batch has no stripes to choose a penalty on: set `stripe`, see gdml.models.ridge.stripes."
         )
     return batch.stripe
-
-
-class Gathered:
-    """Inputs, outputs and folds of a ridge regression that come in pieces.
-
-    Up to ``MAX_ROWS`` rows are held as they are. Of more rows only sums are kept, so that memory does not depend on
-    their number.
-    """
-
-    def __init__(self) -> None:
-        self.n_rows = 0
-        self.held: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.sums: gram.GramMatrices | None = None
-
-    def add(self, x: Tensor, y: Tensor, folds: Tensor) -> None:
-        """Take in inputs (n, n_in), outputs (n, n_out) and the fold of each row (n,)."""
-        self.n_rows += len(x)
-        self.held.append((x, y, folds))
-        if self.n_rows <= MAX_ROWS:
-            return
-        if self.sums is None:
-            first = self.rows()
-            self.sums = gram.GramMatrices(first[0].double().mean(0), first[1].double().mean(0))
-        for piece in self.held:
-            self.sums.add(*piece)
-        self.held.clear()
-
-    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows that are held: inputs, outputs and folds."""
-        x, y, folds = (torch.cat(parts) for parts in zip(*self.held, strict=True))
-        return x, y, folds
 
 
 class RidgeMap(nn.Module):
@@ -157,14 +126,14 @@ class RidgeMap(nn.Module):
             Choose the penalty on folds that are left out, or by generalised cross-validation.
         """
         if gathered.sums is None:
-            x, y, of_rows = gathered.rows()
+            x, y, of_rows, _ = gathered.rows()
             y = y if target is None else target(y)
             self.solve(x, y, alphas, of_rows if by_fold else None, n_components=n_components)
             return
         folds, onto = self._sums(gathered.sums, target, n_components)
         everything = gram.total(folds)
         if by_fold:
-            error = gram.fold_errors(folds, alphas) if len(folds) > 1 else torch.zeros(len(alphas))
+            error = gram.fold_errors(folds, alphas).sum(1) if len(folds) > 1 else torch.zeros(len(alphas))
         else:
             error = gram.gcv_errors(everything, alphas)
         alpha = _least(error, alphas)
@@ -176,7 +145,7 @@ class RidgeMap(nn.Module):
     def solve_hest_gathered(self, gathered: Gathered, n_components: int) -> None:
         """Solve as ``solve_hest``, for rows that came in pieces."""
         if gathered.sums is None:
-            x, y, _ = gathered.rows()
+            x, y, _, _ = gathered.rows()
             self.solve_hest(x, y, n_components)
             return
         folds, onto = self._sums(gathered.sums, None, n_components)
@@ -244,25 +213,31 @@ def _least(error: Tensor, alphas: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class RidgeConfig(Config):
-    """Settings of ridge regression.
+    """Settings of ridge regression; ``preset="pooled"`` and ``"hest"`` of :func:`gdml.tl.fit` give earlier ones.
 
     Parameters
     ----------
+    inputs
+        ``"summary"``: mean and spread of the local tokens and of the neighbours; ``"local+neighbors"``: their means;
+        ``"local"``: the mean of the local tokens.
     selection
         How the penalty is chosen on the training spots. ``"stripes"``: each of five stripes of each slide is predicted
         from the others; ``"gcv"``: generalised cross-validation, which treats neighbouring spots as independent;
         ``"hest"``: the fixed 100 / (width M) after PCA, without an intercept, as in the probe of the HEST benchmark
         :cite:p:`Jaume2024`, which predicts the profile of a spot but not the level of a gene.
-    inputs
-        Mean local and mean neighbour features, or the local ones only.
+    penalty
+        ``"component"``: one for each component of the targets that the frame keeps, and a component that is predicted
+        no better than by its mean is left out (reduced-rank regression; :cite:t:`Breiman1997`); ``"one"``: the same for
+        all genes. In a frame that keeps no components, and with a ``selection`` other than ``"stripes"``, it is one.
     n_components
-        Principal components that are kept; 0 for all.
+        Principal components of the inputs that are kept, with ``penalty="one"``; 0 for all.
     alpha_min, alpha_max, n_alphas
         Penalties that are tried, evenly spaced in the logarithm.
     """
 
+    inputs: Literal["summary", "local+neighbors", "local"] = "summary"
     selection: Literal["stripes", "gcv", "hest"] = "stripes"
-    inputs: Literal["local+neighbors", "local"] = "local+neighbors"
+    penalty: Literal["component", "one"] = "component"
     n_components: int = 0
     alpha_min: float = 1e-1
     alpha_max: float = 1e6
@@ -272,44 +247,66 @@ class RidgeConfig(Config):
         super().__post_init__()
         self.check_at_least(0, "n_components")
 
+    @property
+    def alphas(self) -> list[float]:
+        """Penalties that are tried."""
+        return np.geomspace(self.alpha_min, self.alpha_max, self.n_alphas).tolist()
+
+
+_WIDTHS = {"summary": 4, "local+neighbors": 2, "local": 1}
+
 
 class Ridge(SpotModel):
-    """Ridge regression from the mean local and mean neighbour features, both standardised.
+    """Ridge regression from summaries of the features, standardised.
 
-    One penalty for all genes. With more than 4,096 training spots the solution is found from sums over the spots, so
-    that memory does not depend on their number; ``selection="gcv"`` then uses the mean leverage of the spots.
+    In the frame ``"slide"``, its default, features and targets are in units of their slide, each component of the
+    targets has a penalty of its own, and spots are weighed by their depth. With more than 4,096 training spots the
+    solution is found from sums over the spots, so that memory does not depend on their number; ``selection="gcv"`` then
+    uses the mean leverage of the spots.
     """
 
     config_class = RidgeConfig
     citation: ClassVar[str] = "Hoerl, Kennard (1970), Technometrics 12:55"
-    presets: ClassVar[dict[str, Any]] = {"hest": RidgeConfig(selection="hest", inputs="local", n_components=256)}
+    presets: ClassVar[dict[str, Any]] = {
+        "pooled": RidgeConfig(inputs="local+neighbors", penalty="one"),
+        "hest": RidgeConfig(selection="hest", inputs="local", penalty="one", n_components=256),
+    }
+    default_frame = "slide"
     closed_form = True
     config: RidgeConfig
 
     def __init__(self, config: RidgeConfig, shape: Shape) -> None:
         super().__init__(config, shape)
-        self.map = RidgeMap(shape.dim * (1 if config.inputs == "local" else 2), shape.n_genes)
-        if config.inputs == "local":
-            self.needs = frozenset({"tokens"})
+        width = shape.dim * _WIDTHS[config.inputs]
+        by_component = config.penalty == "component" and config.selection == "stripes"
+        self.map = (ComponentRidge if by_component else RidgeMap)(width, shape.n_genes)
+        self.needs = frozenset(
+            {"summary": {"summary"}, "local": {"tokens"}}.get(config.inputs, {"tokens", "neighbors"})
+        )
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Choose the penalty on the training spots and solve."""
+        """Choose the penalties on the training spots and solve."""
         c = self.config
+        if isinstance(self.map, ComponentRidge):
+            pieces = ((self._inputs(b), b.measured, learnt_stripes(b), b.weight) for b in batches)
+            self.map.solve(pieces, c.alphas, None if self.frame is None else self.frame.components())
+            return
         gathered = Gathered()
         for batch in batches:
             folds = learnt_stripes(batch) if c.selection == "stripes" else torch.zeros_like(batch.spot)
             gathered.add(self._inputs(batch), batch.measured, folds)
         if c.selection == "hest":
             self.map.solve_hest_gathered(gathered, c.n_components)
-            return
-        alphas = np.geomspace(c.alpha_min, c.alpha_max, c.n_alphas).tolist()
-        self.map.solve_gathered(gathered, alphas, by_fold=c.selection == "stripes", n_components=c.n_components)
+        else:
+            self.map.solve_gathered(gathered, c.alphas, by_fold=c.selection == "stripes", n_components=c.n_components)
 
     def forward(self, batch: Batch) -> Output:
-        """Predict (N, M) from the mean local and mean neighbour features."""
+        """Predict (N, M) from the summaries."""
         return Output(self.map(self._inputs(batch)))
 
     def _inputs(self, batch: Batch) -> Tensor:
+        if self.config.inputs == "summary":
+            return batch.summarized
         return batch.tokens.float().mean(1) if self.config.inputs == "local" else pooled_features(batch)
 
 

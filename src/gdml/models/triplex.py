@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from .base import PLAIN_RECIPE, Shape, SpotModel
+from .base import PLAIN_RECIPE, Shape, SpotModel, squared_error
 from .batch import Batch, Output
 from .branches import NeighborTransformer, SlideTransformer
 from .config import ScaledConfig
@@ -146,10 +146,12 @@ class Triplex(SpotModel):
         with torch.autocast(y.device.type, enabled=False):
             fused = output.parts["fused"].float()
             teacher = fused.detach() if self.config.detach_teacher else fused
-            losses = {"loss_pred": F.mse_loss(fused, y)}
+            losses = {"loss_pred": squared_error(fused, y, batch.weight)}
             for name in BRANCHES:
                 branch = output.parts[name].float()
-                losses[f"loss_{name}"] = (1 - share) * F.mse_loss(branch, y) + share * F.mse_loss(branch, teacher)
+                losses[f"loss_{name}"] = (1 - share) * squared_error(branch, y, batch.weight) + share * F.mse_loss(
+                    branch, teacher
+                )
             return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
 

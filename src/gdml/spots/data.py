@@ -20,6 +20,7 @@ def spot_data(
     *,
     expression: NDArray[np.float32] | None = None,
     counts: NDArray[np.float32] | None = None,
+    depth: NDArray[np.float32] | None = None,
     group_key: str | None = None,
 ) -> tuple[SpotData, NDArray[np.intp]]:
     """Index the features, geometry and expression of all spots; features stay on disk.
@@ -30,6 +31,8 @@ def spot_data(
         Tiled and embedded.
     expression, counts
         (n_obs, n_genes) float32 targets and raw counts of the panel genes, rows as in the AnnData.
+    depth
+        (n_obs,) float32 total count of each spot, see :func:`total_counts`.
     group_key
         Column with the group of each slide; None: each slide is its own.
 
@@ -53,7 +56,7 @@ def spot_data(
     # spots whose slides lie side by side need no copy of their targets
     in_order = np.array_equal(order, np.arange(len(order)))
     as_tensor = lambda part: None if part is None else torch.from_numpy(part if in_order else part[order])
-    return SpotData(slides, as_tensor(expression), as_tensor(counts)), order
+    return SpotData(slides, as_tensor(expression), as_tensor(counts), depth=as_tensor(depth)), order
 
 
 def panel_counts(spots: Spots, panel: pd.Index, layer: str | None, rows: Any = slice(None)) -> NDArray[np.float32]:
@@ -63,3 +66,8 @@ def panel_counts(spots: Spots, panel: pd.Index, layer: str | None, rows: Any = s
     counts = np.zeros((found.shape[0], len(at)), np.float32)
     counts[:, at >= 0] = found.toarray() if sparse.issparse(found) else found
     return counts
+
+
+def total_counts(spots: Spots, layer: str | None) -> NDArray[np.float32]:
+    """Total count of each spot over all genes, (n_obs,) float32."""
+    return np.asarray(spots.counts(layer).sum(1), np.float32).reshape(-1)

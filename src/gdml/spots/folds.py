@@ -14,7 +14,7 @@ from gdml.expression import Normalization, as_normalization
 from gdml.training.compare import FoldData, Slide
 from gdml.training.folds import Fold
 
-from .data import panel_counts, spot_data
+from .data import panel_counts, spot_data, total_counts
 from .measured import measured_expression
 from .panel import choose_panel
 from .provenance import slide_key
@@ -55,7 +55,7 @@ class FoldMaker:
         counts = row_digests(spots.counts(self.layer))
         self._resolved = spots
         self._with_counts = "counts" in needs
-        self.spots, _ = spot_data(spots, group_key=group_key)
+        self.spots, _ = spot_data(spots, depth=total_counts(spots, self.layer), group_key=group_key)
         self.slides = {
             slide.name: Slide(
                 slide.group,

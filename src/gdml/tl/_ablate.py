@@ -88,7 +88,7 @@ def ablate(
             raise TypeError(f"gdml.tl.ablate has no argument {name!r}. {did_you_mean(name, _OPTIONS)}")
     options["group_key"] = renamed("groups", groups, "group_key", options.get("group_key"))
     options["fabric"] = {name: options.pop(name) for name in _FABRIC if name in options}
-    model_class, base, _ = resolve_settings(model, preset, config, training, max_epochs)
+    model_class, base, _, _ = resolve_settings(model, preset, config, training, max_epochs)
     grid = model_class.published_grids(base) if grid is None else grid
     if not grid:
         raise ValueError(f"`grid` is empty: name a field of {model!r} and its values, such as {{'width': [64, 128]}}.")

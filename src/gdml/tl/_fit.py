@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
+from scanpy import logging as logg
 
 from gdml import _keys
 from gdml._errors import check_count, count, renamed
@@ -46,6 +48,7 @@ def fit(
     validation: Literal["auto", "group", "block"] | None = "auto",
     validation_fraction: float = 0.2,
     max_epochs: int | None = None,
+    frame: "str | Mapping[str, Any] | None" = None,
     seed: int = 0,
     device: "str | torch.device" = "auto",
     precision: "Precision" = "auto",
@@ -91,6 +94,11 @@ def fit(
         Fraction of the spots that is held out.
     max_epochs
         Maximum number of epochs; short for ``training={"max_epochs": ...}``.
+    frame
+        Units that the model learns in. ``"slide"``: features and expression in units of their slide, components of the
+        expression above the noise, spots weighed by their depth; ``"raw"``: as the papers have it; or a dict of the
+        fields of :class:`gdml.training.FrameConfig` that differ. None: ``"slide"`` for Gene-DML, ridge and kernel ridge
+        without a preset, else ``"raw"``.
     seed
         The same seed gives the same numbers on the same device.
     device
@@ -159,7 +167,7 @@ def fit(
 
     group_key = renamed("groups", groups, "group_key", group_key)
     spots = Spots.resolve(adata, key=key_added)
-    model_class, model_config, loop = resolve_settings(model, preset, config, training, max_epochs)
+    model_class, model_config, loop, frame_config = resolve_settings(model, preset, config, training, max_epochs, frame)
     on = resolve_device(device)
     fabric = make_fabric(on, precision=precision, devices=devices, strategy=strategy, num_nodes=num_nodes)
     check_split_arguments(validation, validation_fraction)
@@ -172,17 +180,20 @@ def fit(
         measured = spots.adata.obsm[_keys.measured(key_added)]
         normalization = spots.record(_keys.NORMALIZATION) or {}
         tiles, features = spots.record(_keys.TILES) or {}, spots.record(_keys.FEATURES) or {}
-        data = _training_data(spots, measured, group_key, model_class.needs)
+        data = _training_data(spots, measured, group_key, model_class.needs, weigh=frame_config.weights == "depth")
         slides = known_slides(spots, counts=row_digests(measured.to_numpy()))
         model_config = model_class.adapt(model_config, normalization)
         smooth = bool(normalization["smooth"])
         split = make_split(data, validation, validation_fraction, group_key, seed, smooth=smooth)
-        module, run, n_epochs = fit_model(model_class, model_config, data, split, loop, fabric, seed)
+        module, run, n_epochs = fit_model(
+            model_class, model_config, data, split, loop, fabric, seed, frame=frame_config
+        )
 
     record = {
         "config": asdict(model_config),
         "settings": {k: v for k, v in asdict(loop).items() if v is not None},
         "preset": preset or "default",
+        "frame": asdict(frame_config),
         "seed": int(seed),
         "split": split_record(split, group_key),
         "best_epoch": run.best_epoch,
@@ -236,7 +247,9 @@ def _check_target(save_to: str | os.PathLike[str] | None, overwrite: bool) -> No
         check_writable(Path(save_to).expanduser().absolute().parent, "Models", "save_to=")
 
 
-def _training_data(spots: Spots, measured: pd.DataFrame, group_key: str | None, needs: Collection[str]) -> "SpotData":
+def _training_data(
+    spots: Spots, measured: pd.DataFrame, group_key: str | None, needs: Collection[str], *, weigh: bool
+) -> "SpotData":
     from gdml.spots.data import panel_counts, spot_data
 
     values = measured.to_numpy(np.float32)
@@ -248,7 +261,19 @@ def _training_data(spots: Spots, measured: pd.DataFrame, group_key: str | None, 
         )
     layer = (spots.record(_keys.NORMALIZATION) or {}).get("layer")
     counts = panel_counts(spots, measured.columns, layer) if "counts" in needs else None
-    return spot_data(spots, expression=values, counts=counts, group_key=group_key)[0]
+    depth = _depth(spots, layer) if weigh else None
+    return spot_data(spots, expression=values, counts=counts, depth=depth, group_key=group_key)[0]
+
+
+def _depth(spots: Spots, layer: str | None) -> NDArray[np.float32]:
+    """Total counts; all the same, with a warning, where raw counts are no longer at hand."""
+    from gdml.spots.data import total_counts
+
+    try:
+        return total_counts(spots, layer)
+    except (KeyError, ValueError) as error:
+        logg.warning(f"fit: spots are not weighed by their total counts, since raw counts are not at hand ({error})")
+        return np.ones(spots.adata.n_obs, np.float32)
 
 
 def _save(trained: "TrainedModel", save_to: str | os.PathLike[str] | None, overwrite: bool) -> str:

@@ -44,9 +44,11 @@ def check_shared_space(trained: "TrainedModel") -> None:
 
 def embed_expression(trained: "TrainedModel", values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Embed normalised expression (N, M) in the shared space, (N, d)."""
+    module = trained.module
     with torch.no_grad():
         chunks = torch.from_numpy(values).split(_CHUNK)
-        return torch.cat([trained.module.embed_expression(chunk).float() for chunk in chunks]).numpy()
+        ready = (chunk if module.frame is None else module.frame.targets(chunk) for chunk in chunks)
+        return torch.cat([module.embed_expression(chunk).float() for chunk in ready]).numpy()
 
 
 def expression_of_spots(

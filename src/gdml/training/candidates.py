@@ -10,9 +10,10 @@ from gdml._errors import did_you_mean
 from gdml.models.base import Shape, SpotModel, get_model, make_config
 
 from .config import TrainingConfig, make_training_config
+from .frame import FrameConfig, make_frame_config
 
 #: Options of one model.
-_OPTIONS = ("model", "preset", "config", "training", "max_epochs")
+_OPTIONS = ("model", "preset", "config", "training", "max_epochs", "frame")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Candidate:
         Its settings.
     loop
         Settings of its training.
+    frame
+        Units that it learns in.
     """
 
     label: str
@@ -99,6 +102,7 @@ class Candidate:
     model: type[SpotModel]
     config: Any
     loop: TrainingConfig
+    frame: FrameConfig
 
     def check(self, shape: Shape) -> None:
         """Make the model without memory for its weights, so that unsuitable data are refused at once.
@@ -124,7 +128,7 @@ def make_candidates(
     ----------
     model
         A name, names, or a mapping from labels to names or to options (``model``, ``preset``, ``config``,
-        ``training``, ``max_epochs``).
+        ``training``, ``max_epochs``, ``frame``).
     presets
         Preset of a model for which only a name is given.
     max_epochs
@@ -162,8 +166,7 @@ def _candidate(label: str, given: Any, presets: Mapping[str, str], max_epochs: i
     settings: dict[str, Any] = {option: options.get(option) for option in _OPTIONS[1:]}
     if settings["max_epochs"] is None:
         settings["max_epochs"] = max_epochs
-    model_class, config, loop = resolve_settings(name, **settings)
-    return Candidate(label, name, model_class, config, loop)
+    return Candidate(label, name, *resolve_settings(name, **settings))
 
 
 def resolve_settings(
@@ -172,8 +175,9 @@ def resolve_settings(
     config: Mapping[str, Any] | None,
     training: Mapping[str, Any] | TrainingConfig | None,
     max_epochs: int | None,
-) -> tuple[type[SpotModel], Any, TrainingConfig]:
-    """Class of a model, its config, and the settings of its training.
+    frame: str | Mapping[str, Any] | FrameConfig | None = None,
+) -> tuple[type[SpotModel], Any, TrainingConfig, FrameConfig]:
+    """Class of a model, its config, the settings of its training, and its frame; that of a preset is raw.
 
     Raises
     ------
@@ -198,4 +202,5 @@ def resolve_settings(
         loop = make_training_config(recipe, training)
     if max_epochs is not None:
         loop = replace(loop, max_epochs=max_epochs)
-    return model_class, make_config(model_class, base, dict(config or {})), loop
+    frame_config = make_frame_config(frame, model_class.default_frame if preset is None else "raw")
+    return model_class, make_config(model_class, base, dict(config or {})), loop, frame_config

@@ -169,6 +169,7 @@ class Plan:
             "code": code_digest(candidate.model),
             "config": asdict(candidate.config),
             "training": loop,
+            "frame": asdict(candidate.frame),
             "seed": int(seed),
             "select_on_test": self.protocol.select_on_test,
             "validation": [self.validation, self.validation_fraction],
@@ -296,7 +297,8 @@ def _train_and_predict(
         spots, loop = data.train, candidate.loop
         fraction, smooth = plan.validation_fraction, normalization.smooth
         split = make_split(spots, plan.validation, fraction, plan.group_key, seed, smooth=smooth)
-    module, run, n_epochs = fit_model(candidate.model, config, spots, split, loop, fabric, seed, on_epoch=show)
+    settings = (candidate.model, config, spots, split, loop, fabric, seed)
+    module, run, n_epochs = fit_model(*settings, frame=candidate.frame, on_epoch=show)
     if run.interrupted:  # by the user: a partial training is no finished run
         raise KeyboardInterrupt
     try:

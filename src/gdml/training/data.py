@@ -12,60 +12,17 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from gdml.features import MemoryBank, TileBank
+from gdml.features import MemoryBank
 from gdml.models.base import Shape
 from gdml.models.batch import Batch, Nearest, Slides, Visitors
-from gdml.models.ridge import stripes
 
 from .context import MAX_CONTEXT, N_NEAREST, even_subset, nearest_spots
+from .frame import Frame, depth_weights
+from .slide import SlideSpots
+from .units import SlideUnits
 
 _PARTS = ("tokens", "neighbors")
 _CACHE_BYTES = 1 << 25
-
-
-@dataclass(frozen=True, eq=False)
-class SlideSpots:
-    """The spots of one slide, as an index into its tile bank.
-
-    Parameters
-    ----------
-    name, group
-        Of the slide.
-    bank
-        Its distinct tiles.
-    own
-        (n,) int32 row of each spot's own tile in the bank.
-    neighbors
-        (n, K) int32 rows of the neighbour tiles, -1 outside the image.
-    grid
-        (n, 2) int64 row and column on the slide's grid, from 0.
-    xy
-        (n, 2) float32 spot centres, in units of the tile's side.
-    key
-        Provenance key: slides with the same key have the same features, positions and counts.
-    """
-
-    name: str
-    group: str
-    bank: TileBank
-    own: NDArray[np.int32]
-    neighbors: NDArray[np.int32]
-    grid: NDArray[np.int64]
-    xy: NDArray[np.float32]
-    key: str = ""
-
-    def __len__(self) -> int:
-        return len(self.own)
-
-    @cached_property
-    def nearest(self) -> NDArray[np.int32]:
-        """(n, N_NEAREST) int32 nearest spots of each spot, itself first."""
-        return nearest_spots(self.xy)
-
-    @cached_property
-    def stripe(self) -> NDArray[np.int8]:
-        """(n,) int8 stripe of the slide that each spot lies in, see :func:`gdml.models.ridge.stripes`."""
-        return stripes(torch.from_numpy(self.grid)).numpy().astype(np.int8)
 
 
 @dataclass
@@ -136,6 +93,10 @@ class SpotData:
     seen
         (n,) bool, the spots that are learnt from: the expression of the others is not shown to their neighbours.
         None: all.
+    depth
+        (n,) float32 total count of each spot, over all genes; for the frames that weigh spots by it.
+    units
+        Units that batches are in, see ``in_frame``; None: as the data are.
     max_context
         Spots of a slide that slide attention reads; on larger slides they are a spatially even subset, and the other
         spots attend to them.
@@ -145,6 +106,8 @@ class SpotData:
     expression: Tensor | None = None
     counts: Tensor | None = None
     seen: Tensor | None = None
+    depth: Tensor | None = None
+    units: SlideUnits | None = None
     max_context: int = MAX_CONTEXT
     _contexts: _Contexts = field(default_factory=_Contexts, repr=False)
 
@@ -237,6 +200,44 @@ class SpotData:
         """Give a view of the same spots, of which ``rows`` are learnt from."""
         return replace(self, seen=torch.zeros(len(self), dtype=torch.bool).index_fill_(0, rows, True))
 
+    def fit_frame(self, frame: Frame, needs: Collection[str] = _PARTS) -> Self:
+        """Fit a frame to the spots that are learnt from, and give a view of all spots in its units.
+
+        Parameters
+        ----------
+        frame
+            To be fitted.
+        needs
+            Parts that the model reads.
+
+        Raises
+        ------
+        ValueError
+            If spots are to be weighed by their depth, which is not known.
+        """
+        if self.expression is None:
+            raise ValueError("A frame is fitted to spots with expression.")
+        if frame.config.weights == "depth" and self.depth is None:
+            raise ValueError(
+                "The frame weighs spots by their total counts, which are absent: pass frame={'weights': 'equal'}."
+            )
+        rows = torch.arange(len(self)) if self.seen is None else self.seen.nonzero()[:, 0]
+        by_slide = {self.slides[i]: rows[self.slide[rows] == i] for i in self.slide[rows].unique().tolist()}
+        if frame.config.features == "slide":
+            for part in _feature_parts(needs):
+                frame.fit_features(part, [slide.moments(part) for slide in by_slide])
+        medians, weights = {}, [torch.ones(len(rows))]
+        if frame.config.weights == "depth":
+            depths = [self.depth[own] for own in by_slide.values()]  # type: ignore[index]
+            medians = {slide: max(float(depth.median()), 1.0) for slide, depth in zip(by_slide, depths, strict=True)}
+            weights = [depth_weights(depth, medians[slide]) for slide, depth in zip(by_slide, depths, strict=True)]
+        targets = frame.fit_targets([self.expression[own] for own in by_slide.values()], torch.cat(weights))
+        return replace(self, units=SlideUnits(frame, dict(zip(by_slide, targets, strict=True)), medians))
+
+    def in_frame(self, frame: Frame | None) -> Self:
+        """Give a view of the same spots in the units of a fitted frame; None: as they are."""
+        return replace(self, units=None if frame is None else SlideUnits(frame))
+
     def select(self, slides: Sequence[int]) -> Self:
         """Give a view of some slides, in the order given."""
         slides = list(slides)
@@ -245,7 +246,7 @@ class SpotData:
             rows: Any = slice(start, start + int(self._lengths[slides].sum()))
         else:
             rows = torch.cat([self.rows_of(slide) for slide in slides])
-        targets = {name: getattr(self, name) for name in ("expression", "counts", "seen")}
+        targets = {name: getattr(self, name) for name in ("expression", "counts", "seen", "depth")}
         cut: Any = {name: None if part is None else part[rows] for name, part in targets.items()}
         return replace(self, slides=[self.slides[i] for i in slides], **cut)
 
@@ -255,9 +256,9 @@ class SpotData:
         ``needs`` are the parts that a model names, see :class:`gdml.models.Batch`; no others are read.
         """
         parts = self._parts(rows)
-        read = lambda of: self._gather(parts, len(rows), of).float()
-        tokens = read(lambda slide, at: slide.bank.tokens(slide.own[at])) if "tokens" in needs else None
-        pooled = read(lambda slide, at: slide.bank.pooled(slide.own[at]))
+        read = lambda part: self._gather(parts, len(rows), lambda slide, at: self._features(slide, at, part))
+        tokens = read("tokens") if "tokens" in needs else None
+        pooled = read("pooled")
         neighbors, mask = self._neighbors(parts, len(rows), "neighbors" in needs)
         return Batch(
             tokens=pooled.new_empty(len(rows), 0, pooled.shape[1]) if tokens is None else tokens,
@@ -266,9 +267,11 @@ class SpotData:
             neighbor_mask=mask,
             slide=self.slide[rows],
             spot=rows,
-            stripe=self._gather(parts, len(rows), lambda slide, at: slide.stripe[at]).long(),
+            summary=read("summary") if "summary" in needs else None,
+            stripe=self._gather(parts, len(rows), lambda slide, at: torch.from_numpy(slide.stripe[at])).long(),
             **(self._context(parts, len(rows)) if "slides" in needs else {}),
-            expression=None if self.expression is None else self.expression[rows],
+            expression=self._targets(rows),
+            weight=self._weights(rows),
             counts=None if self.counts is None or "counts" not in needs else self.counts[rows],
             nearest=self._nearest(parts, rows) if "nearest" in needs else None,
         )
@@ -309,14 +312,45 @@ class SpotData:
             found.append((self.slides[slide], here, (rows[here] - self._starts[slide]).numpy()))
         return found
 
+    def _features(self, slide: SlideSpots, at: NDArray[np.integer], part: str) -> Tensor:
+        """Read a part of the features of some spots of a slide, float32, in the units of the data set."""
+        found = slide.part(part, at)
+        return found if self.units is None else self.units.features(slide, part, found)
+
+    def _pooled(self, slide: SlideSpots, tiles: NDArray[np.integer]) -> Tensor:
+        """Pooled features of tiles (n,) of the bank, (n, D) float32, in the units of the data set."""
+        found = torch.from_numpy(slide.bank.pooled(tiles)).float()
+        return found if self.units is None else self.units.features(slide, "pooled", found)
+
+    def _targets(self, rows: Tensor) -> Tensor | None:
+        """Expression of some spots on the scale that is learnt, rows (...) to (..., M)."""
+        if self.expression is None or self.units is None:
+            return None if self.expression is None else self.expression[rows]
+        found = torch.empty(*rows.shape, self.expression.shape[1])
+        of = self.slide[rows]
+        for slide in of.unique().tolist():
+            here = of == slide
+            found[here] = self.units.expression(self.slides[slide], self.expression[rows[here]])
+        return found
+
+    def _weights(self, rows: Tensor) -> Tensor | None:
+        """Weight of some spots, (N,); None where all weigh the same."""
+        if self.units is None or not self.units.median_depth:
+            return None
+        found, of = torch.empty(len(rows)), self.slide[rows]
+        for slide in of.unique().tolist():
+            here = of == slide
+            found[here] = self.units.weights(self.slides[slide], self.depth[rows[here]])  # type: ignore[index]
+        return found
+
     @staticmethod
     def _gather(
         parts: Sequence[tuple[SlideSpots, Tensor, NDArray[np.int64]]],
         n: int,
-        read: Callable[[SlideSpots, NDArray[np.int64]], NDArray[Any]],
+        read: Callable[[SlideSpots, NDArray[np.int64]], Tensor],
     ) -> Tensor:
         """Read rows slide by slide, and put them in the order of the batch."""
-        values = [torch.from_numpy(read(slide, at)) for slide, _, at in parts]
+        values = [read(slide, at) for slide, _, at in parts]
         if len(parts) == 1:
             return values[0]
         out = values[0].new_empty(n, *values[0].shape[1:])
@@ -329,26 +363,31 @@ class SpotData:
         dim = self.slides[0].bank.dim
         if not wanted:
             return torch.empty(n, 0, dim), torch.empty(n, 0, dtype=torch.bool)
-        tiles, total = [np.zeros((1, dim), np.float16)], 1  # the first row stands for what is outside the image
+        tiles, total = [torch.zeros(1, dim)], 1  # the first row stands for what is outside the image
 
-        def places(slide: SlideSpots, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        def places(slide: SlideSpots, at: NDArray[np.int64]) -> Tensor:
             nonlocal total
             around = slide.neighbors[at]
             inside = around >= 0
             distinct, place = np.unique(around[inside], return_inverse=True)
             found = np.zeros(around.shape, np.int64)
             found[inside] = place + total
-            tiles.append(slide.bank.pooled(distinct))
+            tiles.append(self._pooled(slide, distinct))
             total += len(distinct)
-            return found
+            return torch.from_numpy(found)
 
         index = self._gather(parts, n, places)
-        return torch.from_numpy(np.concatenate(tiles)).float()[index], index > 0
+        return torch.cat(tiles)[index], index > 0
 
     def _context(self, parts: Any, n: int) -> dict[str, Any]:
         """Slides of a batch, its visitors, and the row of each spot among them."""
         contexts = [self._contexts.get(slide, self.max_context) for slide, _, _ in parts]
         held = [context.slides for context in contexts]
+        if self.units is not None:
+            held = [
+                replace(one, features=self.units.features(slide, "pooled", one.features))
+                for one, (slide, _, _) in zip(held, parts, strict=True)
+            ]
         starts = np.cumsum([0, *(len(slides.grid) for slides in held)]).tolist()
         if len(held) == 1:
             slides = held[0]
@@ -367,7 +406,7 @@ class SpotData:
             index[here] = context.place[at] + start
             outside = context.place[at] < 0
             if context.tree is not None and outside.any():
-                found = _visitors(slide, i, at[outside.numpy()], context.tree, start, n_rows)
+                found = self._visitors(slide, i, at[outside.numpy()], context.tree, start, n_rows)
                 index[here[outside]] = found.nearest[:, 0]  # type: ignore[index]
                 visitors.append(found)
                 n_rows += len(found.grid)
@@ -376,32 +415,53 @@ class SpotData:
             joined = Visitors(*(torch.cat([getattr(v, name) for v in visitors]) for name in _VISITOR_PARTS))
         return {"slides": slides, "visitors": joined, "index": index}
 
+    def _visitors(
+        self, slide: SlideSpots, number: int, at: NDArray[np.int64], tree: KDTree, start: int, first: int
+    ) -> Visitors:
+        """Spots of a large slide outside its context; their rows count from ``first``, those of the context from ``start``."""
+        itself = first + torch.arange(len(at))
+        k = min(N_NEAREST - 1, tree.n)
+        around = tree.query(slide.xy[at].astype(np.float64), k=range(1, k + 1))[1]
+        return Visitors(
+            features=self._features(slide, at, "pooled"),
+            grid=torch.from_numpy(slide.grid[at]),
+            slide=torch.full((len(at),), number),
+            nearest=torch.cat([itself[:, None], torch.from_numpy(around) + start], 1),
+        )
+
     def _nearest(self, parts: Any, rows: Tensor) -> Nearest:
         """Read the spots around each spot: their tokens, and their expression where it is learnt from."""
-        around = self._gather(parts, len(rows), lambda slide, at: slide.nearest[at]).long()
+        around = self._gather(parts, len(rows), lambda slide, at: torch.from_numpy(slide.nearest[at])).long()
         around += self._starts[self.slide[rows]][:, None]
         distinct, place = around.unique(return_inverse=True)
-        of_tokens = lambda slide, at: slide.bank.tokens(slide.own[at])
-        tokens = self._gather(self._parts(distinct), len(distinct), of_tokens).float()[place]
-        expression = None
-        if self.expression is not None:
-            expression = self.expression[around]
-            if self.seen is not None:
-                expression = expression.masked_fill(~self.seen[around][..., None], torch.nan)
+        of_tokens = lambda slide, at: self._features(slide, at, "tokens")
+        tokens = self._gather(self._parts(distinct), len(distinct), of_tokens)[place]
+        expression = self._targets(around)
+        if expression is not None and self.seen is not None:
+            expression = expression.masked_fill(~self.seen[around][..., None], torch.nan)
         return Nearest(tokens, expression)
 
 
 _VISITOR_PARTS = ("features", "grid", "slide", "nearest")
 
 
-def _visitors(slide: SlideSpots, number: int, at: NDArray[np.int64], tree: KDTree, start: int, first: int) -> Visitors:
-    """Spots of a large slide outside its context; their rows count from ``first``, those of the context from ``start``."""
-    itself = first + torch.arange(len(at))
-    k = min(N_NEAREST - 1, tree.n)
-    around = tree.query(slide.xy[at].astype(np.float64), k=range(1, k + 1))[1]
-    return Visitors(
-        features=torch.from_numpy(slide.bank.pooled(slide.own[at])).float(),
-        grid=torch.from_numpy(slide.grid[at]),
-        slide=torch.full((len(at),), number),
-        nearest=torch.cat([itself[:, None], torch.from_numpy(around) + start], 1),
-    )
+def _feature_parts(needs: Collection[str]) -> list[str]:
+    """Features that are read where a model names ``needs``, by the names of :class:`Frame`; pooled ones always are."""
+    tokens = ["tokens"] if set(needs) & {"tokens", "nearest"} else []
+    return ["pooled", *tokens, *(["summary"] if "summary" in needs else [])]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches over ``rows`` (n,) of a data set, slide by slide; each iteration reads them anew.
+
+    ``size`` and ``needs`` are those of :meth:`SpotData.in_order`.
+    """
+
+    data: SpotData
+    rows: Tensor
+    size: int
+    needs: Collection[str] = _PARTS
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.data.in_order(self.rows, self.size, self.needs)

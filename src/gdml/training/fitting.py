@@ -14,6 +14,7 @@ from gdml.models.base import Shape, SpotModel
 from .config import TrainingConfig
 from .data import SpotData
 from .fabric import launch
+from .frame import FRAMES, FrameConfig, make_module
 from .loop import OnEpoch, Run, train
 from .sampler import SlideSampler
 from .split import Split
@@ -48,6 +49,7 @@ def fit_model(
     fabric: Fabric,
     seed: int,
     *,
+    frame: FrameConfig = FRAMES["raw"],
     on_epoch: OnEpoch | None = None,
 ) -> tuple[SpotModel, Run, int]:
     """Choose the epoch on the split, then learn from all spots, in the processes of ``fabric``.
@@ -66,6 +68,8 @@ def fit_model(
         Of :func:`gdml.training.fabric.make_fabric`.
     seed
         As in :func:`gdml.training.loop.train`.
+    frame
+        Units that the model learns in.
     on_epoch
         As in :func:`gdml.training.loop.train`; not called in processes that are started for this call.
 
@@ -74,26 +78,27 @@ def fit_model(
     The model, on the CPU; the course of the training that chose the epoch; and the epochs of the last training.
     """
     check_sizes(config, loop, split, data, world_size=fabric.world_size)
-    arguments = (model_class, config, data, split, loop, seed)
+    arguments = (model_class, config, frame, data, split, loop, seed)
     if fabric.world_size == 1:
         return _choose_and_train(fabric, *arguments, on_epoch)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fitted.pt"
         fitted = launch(fabric, _fit_in_process, path, *arguments)
-        return fitted if fitted is not None else _read(path, model_class, config)
+        return fitted if fitted is not None else _read(path, model_class, config, frame)
 
 
 def _choose_and_train(
     fabric: Fabric,
     model_class: type[SpotModel],
     config: Any,
+    frame: FrameConfig,
     data: SpotData,
     split: Split | None,
     loop: TrainingConfig,
     seed: int,
     on_epoch: OnEpoch | None = None,
 ) -> tuple[SpotModel, Run, int]:
-    make = lambda: model_class(config, data.shape())
+    make = lambda: make_module(model_class, config, data.shape(), frame)
     everything = torch.arange(len(data))
     if split is None:
         module, run = train(make, data, everything, loop, fabric, seed=seed, on_epoch=on_epoch)
@@ -130,10 +135,10 @@ def _fit_in_process(fabric: Fabric, path: Path, *arguments: Any) -> tuple[SpotMo
     return None
 
 
-def _read(path: Path, model_class: type[SpotModel], config: Any) -> tuple[SpotModel, Run, int]:
+def _read(path: Path, model_class: type[SpotModel], config: Any, frame: FrameConfig) -> tuple[SpotModel, Run, int]:
     weights, shape, history, best_epoch, pcc, interrupted, n_epochs = torch.load(path, weights_only=True)
     with torch.random.fork_rng(devices=[]):
-        module = model_class(config, Shape(**shape))
+        module = make_module(model_class, config, Shape(**shape), frame)
     module.load_state_dict(weights, strict=False)
     run = Run({k: v.numpy() for k, v in history.items()}, best_epoch, None if pcc is None else pcc.numpy(), interrupted)
     return module.eval(), run, n_epochs

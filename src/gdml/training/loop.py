@@ -21,7 +21,7 @@ from gdml.models import SpotModel
 from gdml.models.batch import Batch
 
 from .config import TrainingConfig
-from .data import SpotData
+from .data import Batches, SpotData
 from .sampler import SlideSampler
 
 #: Called after an epoch with its number, the number of epochs at most, and its losses and scores by name.
@@ -94,6 +94,7 @@ def predict(
         In the shared space; None where the model has none.
     """
     module.eval()
+    data = data.in_frame(module.frame)
     rows = torch.arange(len(data)) if rows is None else rows
     if not module.needs & {"tokens", "neighbors", "nearest"}:
         batch_size = max(batch_size, data.max_context)  # spots are light then
@@ -105,7 +106,8 @@ def predict(
             output = module(batch)
             here = places[start : start + len(batch)]
             start += len(batch)
-            for name, part in (("prediction", output.prediction), ("embedding", output.embedding)):
+            prediction = output.prediction if module.frame is None else module.frame.inverse(output.prediction)
+            for name, part in (("prediction", prediction), ("embedding", output.embedding)):
                 if part is None:
                     continue
                 if name not in found:  # written in place: pieces joined at the end would need twice the memory
@@ -313,7 +315,7 @@ def train(
     Parameters
     ----------
     make_model
-        Makes the untrained model; called with torch seeded.
+        Makes the untrained model, with the frame that it is to learn in, if any; called with torch seeded.
     data
         The spots, with expression.
     rows
@@ -344,7 +346,9 @@ def train(
     with seeded(seed, fabric.device) as generator:
         model = make_model()
         data = data.learning_from(rows)
-        model.prepare(data.in_order(rows, config.batch_size, model.needs))
+        if model.frame is not None:
+            data = data.fit_frame(model.frame, model.needs)
+        model.prepare(Batches(data, rows, config.batch_size, model.needs))
         if model.closed_form:
             run = Run()
             if validation is not None:

@@ -18,8 +18,10 @@ from gdml._errors import check_path
 from gdml._marker import mark, marked
 from gdml.models.base import Shape, SpotModel, get_model, make_config
 
+from .frame import FRAMES, FrameConfig, make_module
+
 _FORMAT = "gdml-model"
-_FORMAT_VERSION = 2  # 2: provenance and training slides
+_FORMAT_VERSION = 3  # 2: provenance and training slides; 3: frame
 _WEIGHTS = "model.safetensors"
 _RECORD = "model.json"
 _KIND = "models"  # in the marker
@@ -38,7 +40,7 @@ _PARTS = {
     "history": dict,
     "weights_sha256": str,
 }
-_SINCE_2 = {"provenance": str, "slides": dict | None}
+_SINCE: dict[int, dict[str, Any]] = {2: {"provenance": str, "slides": dict | None}, 3: {"frame": dict}}
 
 
 @dataclass
@@ -128,6 +130,7 @@ class TrainedModel:
             "citation": self.module.citation,
             "config": asdict(self.module.config),
             "shape": asdict(self.module.shape),
+            "frame": asdict(FRAMES["raw"] if self.module.frame is None else self.module.frame.config),
             "panel": list(self.panel),
             "normalization": self.normalization,
             "features": self.features,
@@ -296,7 +299,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{where} was written by a newer gdml (format {version}, this one reads {_FORMAT_VERSION}): "
             "pip install --upgrade gdml."
         )
-    parts = _PARTS if version == 1 else _PARTS | _SINCE_2
+    parts: dict[str, Any] = dict(_PARTS)
+    for since, more in _SINCE.items():
+        parts |= more if isinstance(version, int) and version >= since else {}
     wrong = [name for name, kind in parts.items() if name not in record or not isinstance(record[name], kind)]
     if wrong:
         raise ValueError(f"{where} is not a whole gdml model: {_RECORD} lacks {', '.join(wrong)}.")
@@ -308,7 +313,9 @@ def _make_module(folder: Path, record: dict[str, Any]) -> SpotModel:
     try:
         model = get_model(record["model"])
         with torch.random.fork_rng(devices=[]):
-            module = model(make_config(model, None, record["config"]), Shape(**record["shape"]))
+            config = make_config(model, None, record["config"])
+            frame = FrameConfig(**record["frame"]) if "frame" in record else FRAMES["raw"]
+            module = make_module(model, config, Shape(**record["shape"]), frame)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{str(folder)!r}: {_RECORD} describes a model that this gdml can't make ({error}): the file was changed, or "

@@ -1,0 +1,164 @@
+"""Kernel ridge regression from summaries of the features, by landmarks (Nystroem)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from sklearn.kernel_approximation import Nystroem
+from torch import Tensor, nn
+
+from .base import Shape, SpotModel
+from .batch import Batch, Output
+from .component_ridge import ComponentRidge
+from .config import Config
+from .ridge import learnt_stripes
+from .scaling import Moments, Standardize
+
+
+class KernelMap(nn.Module):
+    """Ridge regression in the space of a Gaussian kernel, spanned by landmarks.
+
+    The kernel of two standardised inputs is exp(-gamma |x - z|^2 / n_in). With as many landmarks as training rows it is
+    kernel ridge regression itself; with fewer, its Nystroem approximation :cite:p:`Williams2001`.
+
+    Parameters
+    ----------
+    n_in, n_out
+        Widths. Until ``solve`` is called, the prediction is zero.
+    n_landmarks
+        Training rows that span the space, at most.
+    gamma
+        Of the kernel.
+    """
+
+    landmarks: Tensor
+    whiten: Tensor
+
+    def __init__(self, n_in: int, n_out: int, *, n_landmarks: int, gamma: float) -> None:
+        super().__init__()
+        self.gamma = gamma / n_in
+        self.standardize = Standardize(n_in)
+        self.register_buffer("landmarks", torch.zeros(n_landmarks, n_in))
+        self.register_buffer("whiten", torch.zeros(n_landmarks, n_landmarks))
+        self.map = ComponentRidge(n_landmarks, n_out, standardize=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict (N, n_out) from ``x`` (N, n_in)."""
+        return self.map(self._coordinates(x))
+
+    def _coordinates(self, x: Tensor) -> Tensor:
+        """Coordinates (N, n_landmarks) whose products are the kernel; zero for landmarks that are not used."""
+        apart = torch.cdist(self.standardize(x), self.landmarks).square()
+        return torch.exp(-self.gamma * apart) @ self.whiten.T
+
+    def solve(
+        self,
+        pieces: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor, Tensor | None]]],
+        alphas: list[float],
+        axes: Tensor | None = None,
+    ) -> None:
+        """Choose landmarks and penalties, and solve.
+
+        Parameters
+        ----------
+        pieces
+            Gives the rows as :meth:`ComponentRidge.solve` takes them; called twice.
+        alphas, axes
+            As in :meth:`ComponentRidge.solve`.
+        """
+        moments, rows = Moments(self.landmarks.shape[1]), _Thinned(len(self.landmarks))
+        for x, *_ in pieces():
+            moments.add(x)
+            rows.add(x)
+        self.standardize.set(moments.mean, moments.std)
+        chosen = self.standardize(rows.kept())
+        space = Nystroem(gamma=self.gamma, n_components=len(chosen)).fit(chosen.double().numpy())
+        self.landmarks.zero_()
+        self.whiten.zero_()
+        self.landmarks[: len(chosen)].copy_(torch.from_numpy(space.components_))
+        self.whiten[: len(chosen), : len(chosen)].copy_(torch.from_numpy(space.normalization_))
+        self.map.solve(((self._coordinates(x), *rest) for x, *rest in pieces()), alphas, axes)
+
+
+class _Thinned:
+    """Every 2^k-th of rows that come in pieces, with the least k that keeps no more than ``most``."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.stride, self.seen = most, 1, 0
+        self.rows: list[Tensor] = []
+
+    def add(self, x: Tensor) -> None:
+        """Take in rows (n, width)."""
+        for row in x[(-self.seen) % self.stride :: self.stride]:
+            self.rows.append(row)
+            if len(self.rows) > self.most:
+                self.rows, self.stride = self.rows[::2], 2 * self.stride
+        self.seen += len(x)
+
+    def kept(self) -> Tensor:
+        """Rows that are kept, (m, width)."""
+        return torch.stack(self.rows)
+
+
+@dataclass(frozen=True)
+class KernelConfig(Config):
+    """Settings of kernel ridge regression.
+
+    Parameters
+    ----------
+    n_landmarks
+        Training spots that span the space of the kernel, at most.
+    gamma
+        The kernel of two spots is exp(-gamma times the mean squared difference of their standardised summaries).
+    alpha_min, alpha_max, n_alphas
+        Penalties that are tried, evenly spaced in the logarithm, on five stripes of each slide.
+    """
+
+    n_landmarks: int = 1024
+    gamma: float = 0.3
+    alpha_min: float = 1e-2
+    alpha_max: float = 1e5
+    n_alphas: int = 22
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(1, "n_landmarks", "n_alphas")
+        self.check_positive("gamma", "alpha_min", "alpha_max")
+
+    @property
+    def alphas(self) -> list[float]:
+        """Penalties that are tried."""
+        return np.geomspace(self.alpha_min, self.alpha_max, self.n_alphas).tolist()
+
+
+class Kernel(SpotModel):
+    """Kernel ridge regression from the mean and spread of local tokens and neighbours.
+
+    As :class:`Ridge` in the frame ``"slide"``, with a Gaussian kernel: it can follow relations that are not linear, and
+    needs more spots for it.
+    """
+
+    config_class = KernelConfig
+    citation: ClassVar[str] = "Williams, Seeger (2001), NIPS 13:682"
+    default_frame = "slide"
+    closed_form = True
+    needs = frozenset({"summary"})
+    config: KernelConfig
+
+    def __init__(self, config: KernelConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        self.map = KernelMap(4 * shape.dim, shape.n_genes, n_landmarks=config.n_landmarks, gamma=config.gamma)
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Choose landmarks and penalties on the training spots, and solve."""
+        pieces = lambda: ((b.summarized, b.measured, learnt_stripes(b), b.weight) for b in batches)
+        self.map.solve(pieces, self.config.alphas, None if self.frame is None else self.frame.components())
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict (N, M) from the summaries."""
+        return Output(self.map(batch.summarized))
+
+
+MODELS = {"kernel": Kernel}
