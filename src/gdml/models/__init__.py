@@ -8,6 +8,7 @@ from .gene_dml import GeneDML
 from .gene_dml_config import GeneDMLConfig
 from .hist2st import Hist2ST, Hist2STConfig
 from .histogene import HisToGene, HisToGeneConfig
+from .kernel import Kernel, KernelConfig
 from .m2ost import M2OST, M2OSTConfig
 from .nh2st import NH2ST, NH2STConfig
 from .ridge import Ridge, RidgeConfig
@@ -29,6 +30,8 @@ __all__ = [
     "HisToGeneConfig",
     "Hist2ST",
     "Hist2STConfig",
+    "Kernel",
+    "KernelConfig",
     "M2OSTConfig",
     "NH2STConfig",
     "Nearest",
