@@ -143,6 +143,19 @@ class SpotModel(nn.Module):
         """
         return {}
 
+    @classmethod
+    def members(cls, config: Any) -> tuple[str, ...]:
+        """Names of the predictions that the model blends, the floor's first; empty where it blends none.
+
+        The shares are chosen on held-out spots: in evaluation mode the output has ``parts["members"]``, (N, k, M), and
+        ``take_shares`` sets the shares.
+        """
+        return ()
+
+    def take_shares(self, shares: Tensor) -> None:
+        """Set the shares (k,) of a blend."""
+        raise NotImplementedError(f"{type(self).__name__} blends nothing.")
+
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Compute constants (scales, means, reference banks) from the training spots, once, before the first step.
 

@@ -10,6 +10,9 @@ from . import gram
 from .gathered import Gathered
 from .scaling import Standardize
 
+#: Inputs (n, n_in), outputs (n, n_out), folds (n,) and weights (n,) of some training rows; weights None: all 1.
+Piece = tuple[Tensor, Tensor, Tensor, Tensor | None]
+
 
 class ComponentRidge(nn.Module):
     """Weighted ridge regression of which each output, or component of the outputs, has a penalty of its own.
@@ -38,7 +41,7 @@ class ComponentRidge(nn.Module):
 
     def solve(
         self,
-        pieces: Iterable[tuple[Tensor, Tensor, Tensor, Tensor | None]],
+        pieces: Iterable[Piece],
         alphas: Sequence[float],
         axes: Tensor | None = None,
     ) -> None:
@@ -49,7 +52,7 @@ class ComponentRidge(nn.Module):
         Parameters
         ----------
         pieces
-            Inputs (n, n_in), outputs (n, n_out), folds (n,) and weights (n,) of the training rows; weights None: all 1.
+            The training rows.
         alphas
             Penalties to try, ascending.
         axes

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -13,9 +12,9 @@ from .base import Shape, SpotModel, squared_error
 from .batch import Batch, Output
 from .branches import NeighborTransformer, SlideTransformer
 from .discrimination import group_loss, instance_loss
+from .floor import Floor
 from .gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESET_RECIPES, PRESETS, GeneDMLConfig, published_grids
 from .layers import Block, Dropout, FeedForward, ProjectionHead
-from .ridge import Gathered, RidgeMap, learnt_stripes, pooled_features
 from .scaling import Moments, Standardize
 
 SCALES = ("local", "neighbor", "global")
@@ -83,6 +82,7 @@ class GeneDML(SpotModel):
     presets: ClassVar[dict[str, Any]] = PRESETS
     preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESET_RECIPES
     preset_normalization = "paper"
+    default_frame = "slide"
     needs = frozenset({"tokens", "neighbors", "slides"})
     shared_space = True
     config: GeneDMLConfig
@@ -110,8 +110,9 @@ class GeneDML(SpotModel):
             d, c.fusion_heads, c.fusion_mlp, c.fusion_dropout, residual=c.fusion_residual, **options
         )
         self.head = _head(d, m, c.head, c.head_dropout)
-        if c.linear_share:
-            self.linear = RidgeMap(2 * shape.dim, m)
+        if c.floor != "none":
+            self.needs = self.needs | {"summary"}
+            self.floor = Floor(4 * shape.dim, m, kernel=c.floor == "ridge+kernel")
         if c.scale_weight:
             self.scale_heads = nn.ModuleList(_head(d, m, "linear", c.head_dropout) for _ in SCALES)
         if c.instance_weight or c.group_weight:
@@ -133,18 +134,24 @@ class GeneDML(SpotModel):
         """Tables 3 to 6 and 8 to 15 of the paper."""
         return published_grids(config)
 
+    @classmethod
+    def members(cls, config: GeneDMLConfig) -> tuple[str, ...]:
+        """Members of the floor, then the network; empty for the network alone."""
+        return () if config.floor == "none" else (*config.floor.split("+"), "network")
+
+    def take_shares(self, shares: Tensor) -> None:
+        """Set the shares of the floor and of the network."""
+        self.floor.shares.copy_(shares)
+
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Scale features and targets by the moments of the training spots, as the config says."""
         dim = self.shape.dim
         local, pooled, target = Moments(dim), Moments(dim), Moments(self.shape.n_genes)
-        linear = Gathered()
         for batch in batches:
             local.add(batch.tokens.flatten(0, 1))
             pooled.add(batch.neighbors[batch.neighbor_mask])
             if batch.expression is not None:
                 target.add(batch.expression)
-                if self.config.linear_share:
-                    linear.add(pooled_features(batch), batch.expression, learnt_stripes(batch))
         for scaler, moments, kind in (
             (self.local_scale, local, self.config.features),
             (self.pooled_scale, pooled, self.config.features),
@@ -155,8 +162,8 @@ class GeneDML(SpotModel):
             elif kind == "scale":
                 one = moments.std.square().mean().sqrt()
                 scaler.set(moments.mean, one.expand_as(moments.std))
-        if linear.n_rows:
-            self.linear.solve_gathered(linear, np.geomspace(1e-1, 1e6, 29).tolist(), self.target_scale)
+        if self.config.floor != "none":
+            self.floor.solve(batches, None if self.frame is None else self.frame.components())
 
     def forward(self, batch: Batch) -> Output:
         """Predict (N, M) from all scales; the embedding is the fused one, (N, d), rows of unit length."""
@@ -190,8 +197,12 @@ class GeneDML(SpotModel):
             if self.config.average_scales:
                 prediction = torch.stack([prediction, *by_head]).mean(0)
         if not self.training:
-            prediction = self._shrink(self._with_linear(prediction, batch))
-        return Output(self.target_scale.inverse(prediction.float()), F.normalize(fused.float(), dim=1), parts)
+            prediction = self._shrink(prediction)
+        prediction = self.target_scale.inverse(prediction.float())
+        if not self.training and self.config.floor != "none":
+            parts["members"] = torch.stack([*self.floor(batch.summarized), prediction], 1)
+            prediction = self.floor.blend(parts["members"])
+        return Output(prediction, F.normalize(fused.float(), dim=1), parts)
 
     def embed_expression(self, expression: Tensor) -> Tensor:
         """Expression (N, M) to the shared space by the gene encoder: (N, d), rows of unit length."""
@@ -201,13 +212,6 @@ class GeneDML(SpotModel):
                 "or `group_weight` above 0."
             )
         return self.gene(self.target_scale(expression))
-
-    def _with_linear(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """Average with the linear path, which is solved once and takes no part in training."""
-        share = self.config.linear_share
-        if not share:
-            return prediction
-        return (1 - share) * prediction.float() + share * self.linear(pooled_features(batch))
 
     def _shrink(self, prediction: Tensor) -> Tensor:
         """Keep what all genes share; shrink what is each gene's own towards it."""

@@ -76,9 +76,10 @@ class GeneDMLConfig(Config):
         Share of that supervision that comes from the fused prediction instead of the measured expression.
     average_scales
         Predict by the mean of the fused head and the scales' heads.
-    linear_share
-        Weight, in the prediction, of ridge regression from the mean local and mean neighbour features, solved
-        before training with its penalty chosen on stripes of the slides; 0 for the network alone (paper).
+    floor
+        Models in closed form that the network is blended with: ``"ridge"``, ``"ridge+kernel"``, or ``"none"`` for the
+        network alone (paper). Their shares are chosen on held-out parts of the training slides; see
+        :mod:`gdml.training.shares`.
     gene_specific
         Share that is kept of the gene-specific part of a prediction; the common part (the mean over genes on the
         scale of ``targets``) is kept whole. The common part reflects depth and cellularity and generalises better
@@ -125,7 +126,7 @@ class GeneDMLConfig(Config):
     scale_weight: float = 1.0
     distillation: float = 0.3
     average_scales: bool = True
-    linear_share: float = 0.4
+    floor: Literal["none", "ridge", "ridge+kernel"] = "ridge+kernel"
     gene_specific: float | None = None
 
     def __post_init__(self) -> None:
@@ -134,7 +135,6 @@ class GeneDMLConfig(Config):
             raise ValueError('`projection="shared"` needs all scales at the encoder\'s width: set branch_width=0.')
         self.check_at_least(2, "n_groups")
         self.check_at_least(0, "instance_weight", "group_weight", "scale_weight")
-        self.check_share("linear_share", closed=False)
         if self.gene_specific is not None:
             self.check_share("gene_specific")
 
@@ -149,9 +149,9 @@ def _published(neighbor: tuple[float, ...], slide: tuple[float, ...], n_groups: 
     """Config of the paper (supplement, tables 7 and 13, and the authors' configuration)."""
     sizes: dict[str, Any] = {f"neighbor_{name}": value for name, value in zip(_SIZES, neighbor, strict=True)}
     sizes |= {f"slide_{name}": value for name, value in zip(_SIZES, slide, strict=True)}
-    weights = {"instance_weight": 1.0, "group_weight": 0.8, "scale_weight": 0.0, "linear_share": 0.0}
+    weights = {"instance_weight": 1.0, "group_weight": 0.8, "scale_weight": 0.0}
     dropout = {"fusion_dropout": 0.1, "head_dropout": 0.1, "feature_shift": 0.0, "token_dropout": 0.0}
-    scales = {"features": "raw", "targets": "raw", "gene_specific": 1.0, "normalize_image": False}
+    scales = {"floor": "none", "features": "raw", "targets": "raw", "gene_specific": 1.0, "normalize_image": False}
     fusion = {"fusion_heads": 1, "fusion_residual": False, "attention_dropout": True, "average_scales": False}
     return GeneDMLConfig(width=512, branch_width=0, n_groups=n_groups, **(sizes | weights | dropout | scales | fusion))
 

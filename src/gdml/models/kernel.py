@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .base import Shape, SpotModel
 from .batch import Batch, Output
-from .component_ridge import ComponentRidge
+from .component_ridge import ComponentRidge, Piece
 from .config import Config
 from .ridge import learnt_stripes
 from .scaling import Moments, Standardize
@@ -55,7 +55,7 @@ class KernelMap(nn.Module):
 
     def solve(
         self,
-        pieces: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor, Tensor | None]]],
+        pieces: Callable[[], Iterable[Piece]],
         alphas: list[float],
         axes: Tensor | None = None,
     ) -> None:
@@ -64,7 +64,7 @@ class KernelMap(nn.Module):
         Parameters
         ----------
         pieces
-            Gives the rows as :meth:`ComponentRidge.solve` takes them; called twice.
+            Gives the training rows; called twice.
         alphas, axes
             As in :meth:`ComponentRidge.solve`.
         """
@@ -79,7 +79,7 @@ class KernelMap(nn.Module):
         self.whiten.zero_()
         self.landmarks[: len(chosen)].copy_(torch.from_numpy(space.components_))
         self.whiten[: len(chosen), : len(chosen)].copy_(torch.from_numpy(space.normalization_))
-        self.map.solve(((self._coordinates(x), *rest) for x, *rest in pieces()), alphas, axes)
+        self.map.solve(((self._coordinates(x), y, folds, w) for x, y, folds, w in pieces()), alphas, axes)
 
 
 class _Thinned:

@@ -163,7 +163,7 @@ def fit(
     from gdml.training.candidates import resolve_settings
     from gdml.training.fabric import make_fabric
     from gdml.training.fitting import fit_model
-    from gdml.training.split import check_split_arguments, make_split
+    from gdml.training.split import check_split_arguments, make_splits
 
     group_key = renamed("groups", groups, "group_key", group_key)
     spots = Spots.resolve(adata, key=key_added)
@@ -184,9 +184,10 @@ def fit(
         slides = known_slides(spots, counts=row_digests(measured.to_numpy()))
         model_config = model_class.adapt(model_config, normalization)
         smooth = bool(normalization["smooth"])
-        split = make_split(data, validation, validation_fraction, group_key, seed, smooth=smooth)
+        blend = bool(model_class.members(model_config))
+        splits = make_splits(data, validation, validation_fraction, group_key, seed, blend=blend, smooth=smooth)
         module, run, n_epochs = fit_model(
-            model_class, model_config, data, split, loop, fabric, seed, frame=frame_config
+            model_class, model_config, data, splits, loop, fabric, seed, frame=frame_config
         )
 
     record = {
@@ -195,9 +196,10 @@ def fit(
         "preset": preset or "default",
         "frame": asdict(frame_config),
         "seed": int(seed),
-        "split": split_record(split, group_key),
+        "split": split_record(splits, group_key),
         "best_epoch": run.best_epoch,
         "n_epochs": n_epochs,
+        "shares": dict(zip(model_class.members(model_config), run.shares, strict=True)) if run.shares else {},
         "n_spots": len(data),
         "slides": list(data.names),
         "precision": "bf16" if use_bf16(on, precision) else "fp32",
@@ -231,7 +233,7 @@ def fit(
     made = f" after {', '.join(steps)} with defaults" if steps else ""
     tell(
         f"fit: {model} on {count(len(data.names), 'slide')} ({count(len(data), 'spot')}){made}; "
-        f"{summary(run, split, n_epochs)}; model: {saved}"
+        f"{summary(run, splits, n_epochs, model_class.members(model_config))}; model: {saved}"
     )
     return trained
 

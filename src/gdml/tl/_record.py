@@ -1,7 +1,7 @@
 """What a fit records about itself."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +23,19 @@ def high_genes(run: "Run", panel: Any) -> tuple[str, ...]:
     return tuple(str(panel[i]) for i in metrics.top_genes(run.validation_pcc[None], _N_HIGH))
 
 
-def split_record(split: "Split | None", group_key: str | None) -> dict[str, Any]:
-    """How spots were held out to select the epoch."""
-    if split is None:
+def split_record(splits: "Sequence[Split]", group_key: str | None) -> dict[str, Any]:
+    """How spots were held out to choose the epoch and the shares; sizes are those of the first split."""
+    if not splits:
         return {"by": "none"}
+    first = splits[0]
+    held = first.held_out if first.by == "block" else [name for split in splits for name in split.held_out]
     return {
-        "by": split.by,
+        "by": first.by,
         "groups": group_key or "slide",
-        "held_out": ", ".join(split.held_out),
-        "n_train": len(split.train),
-        "n_validation": len(split.validation),
+        "n_splits": len(splits),
+        "held_out": ", ".join(held),
+        "n_train": len(first.train),
+        "n_validation": len(first.validation),
     }
 
 
@@ -51,12 +54,16 @@ def plain(record: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in record.items()}
 
 
-def summary(run: "Run", split: "Split | None", n_epochs: int) -> str:
-    """Describe a run by its validation score and epochs."""
-    if split is None or "val_pcc" not in run.history:
+def summary(run: "Run", splits: "Sequence[Split]", n_epochs: int, members: Sequence[str] = ()) -> str:
+    """Describe a run by its validation score, its epochs, and the shares of what it blends."""
+    if not splits or run.validation_pcc is None:
         return f"{n_epochs} epochs" if n_epochs else "solved in closed form"
-    best = run.history["val_pcc"][run.best_epoch - 1]
-    return f"validation PCC(A) {best:.3f} at epoch {run.best_epoch} (split by {split.by})"
+    said = f"validation PCC(A) {metrics.pcc_a(run.validation_pcc):.3f} (held out by {splits[0].by})"
+    if n_epochs:
+        said += f", {n_epochs} epochs"
+    if run.shares:
+        said += ", shares " + ", ".join(f"{name} {share:.1f}" for name, share in zip(members, run.shares, strict=True))
+    return said
 
 
 def versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ from .fitting import fit_model
 from .folds import Fold
 from .loop import predict
 from .runs import Finished, RunStore
-from .split import Split, make_split
+from .split import Split, make_splits
 
 #: Genes of PCC(H).
 N_HIGH = 50
@@ -287,17 +287,17 @@ def _train_and_predict(
 ) -> Finished:
     normalization, fabric, start = plan.source.normalization, plan.fabric, time.perf_counter()
     config = candidate.model.adapt(candidate.config, normalization.to_dict())
-    split: Split | None
     if plan.protocol.select_on_test:
         spots, loop = data.both, replace(candidate.loop, refit=False)
         rows = torch.arange(len(spots))
         n_train = len(spots) - len(data.rows)
-        split = Split(rows[:n_train], rows[n_train:], "the test fold", data.fold.test)
+        splits = [Split(rows[:n_train], rows[n_train:], "the test fold", data.fold.test)]
     else:
         spots, loop = data.train, candidate.loop
-        fraction, smooth = plan.validation_fraction, normalization.smooth
-        split = make_split(spots, plan.validation, fraction, plan.group_key, seed, smooth=smooth)
-    settings = (candidate.model, config, spots, split, loop, fabric, seed)
+        arguments = (spots, plan.validation, plan.validation_fraction, plan.group_key, seed)
+        blend = bool(candidate.model.members(config))
+        splits = make_splits(*arguments, blend=blend, smooth=normalization.smooth)
+    settings = (candidate.model, config, spots, splits, loop, fabric, seed)
     module, run, n_epochs = fit_model(*settings, frame=candidate.frame, on_epoch=show)
     if run.interrupted:  # by the user: a partial training is no finished run
         raise KeyboardInterrupt

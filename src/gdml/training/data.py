@@ -270,7 +270,7 @@ class SpotData:
             summary=read("summary") if "summary" in needs else None,
             stripe=self._gather(parts, len(rows), lambda slide, at: torch.from_numpy(slide.stripe[at])).long(),
             **(self._context(parts, len(rows)) if "slides" in needs else {}),
-            expression=self._targets(rows),
+            expression=self.targets(rows),
             weight=self._weights(rows),
             counts=None if self.counts is None or "counts" not in needs else self.counts[rows],
             nearest=self._nearest(parts, rows) if "nearest" in needs else None,
@@ -322,7 +322,7 @@ class SpotData:
         found = torch.from_numpy(slide.bank.pooled(tiles)).float()
         return found if self.units is None else self.units.features(slide, "pooled", found)
 
-    def _targets(self, rows: Tensor) -> Tensor | None:
+    def targets(self, rows: Tensor) -> Tensor | None:
         """Expression of some spots on the scale that is learnt, rows (...) to (..., M)."""
         if self.expression is None or self.units is None:
             return None if self.expression is None else self.expression[rows]
@@ -436,7 +436,7 @@ class SpotData:
         distinct, place = around.unique(return_inverse=True)
         of_tokens = lambda slide, at: self._features(slide, at, "tokens")
         tokens = self._gather(self._parts(distinct), len(distinct), of_tokens)[place]
-        expression = self._targets(around)
+        expression = self.targets(around)
         if expression is not None and self.seen is not None:
             expression = expression.masked_fill(~self.seen[around][..., None], torch.nan)
         return Nearest(tokens, expression)

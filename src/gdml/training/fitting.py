@@ -1,22 +1,26 @@
 """How a model is fitted: hold spots out, choose the epoch, learn once more from all spots."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from gdml import metrics
 from gdml.models.base import Shape, SpotModel
 
 from .config import TrainingConfig
 from .data import SpotData
 from .fabric import launch
-from .frame import FRAMES, FrameConfig, make_module
+from .frame import FRAMES, Frame, FrameConfig, make_module
 from .loop import OnEpoch, Run, train
 from .sampler import SlideSampler
+from .shares import Products, choose_shares, held_out_products
 from .split import Split
 
 
@@ -44,7 +48,7 @@ def fit_model(
     model_class: type[SpotModel],
     config: Any,
     data: SpotData,
-    split: Split | None,
+    splits: Sequence[Split],
     loop: TrainingConfig,
     fabric: Fabric,
     seed: int,
@@ -60,8 +64,9 @@ def fit_model(
         The model.
     data
         The spots, with expression.
-    split
-        Spots to learn from and to choose the epoch by; None: train all epochs on all spots.
+    splits
+        Spots to learn from and to choose by. One chooses the epoch. Of several, each chooses an epoch, of which the median is
+        taken, and all together the shares of a blend. None of them: train all epochs on all spots.
     loop
         Settings of the training.
     fabric
@@ -77,8 +82,9 @@ def fit_model(
     -------
     The model, on the CPU; the course of the training that chose the epoch; and the epochs of the last training.
     """
-    check_sizes(config, loop, split, data, world_size=fabric.world_size)
-    arguments = (model_class, config, frame, data, split, loop, seed)
+    for split in splits or (None,):
+        check_sizes(config, loop, split, data, world_size=fabric.world_size)
+    arguments = (model_class, config, frame, data, splits, loop, seed)
     if fabric.world_size == 1:
         return _choose_and_train(fabric, *arguments, on_epoch)
     with tempfile.TemporaryDirectory() as folder:
@@ -93,32 +99,60 @@ def _choose_and_train(
     config: Any,
     frame: FrameConfig,
     data: SpotData,
-    split: Split | None,
+    splits: Sequence[Split],
     loop: TrainingConfig,
     seed: int,
     on_epoch: OnEpoch | None = None,
 ) -> tuple[SpotModel, Run, int]:
     make = lambda: make_module(model_class, config, data.shape(), frame)
     everything = torch.arange(len(data))
-    if split is None:
+    if not splits:
         module, run = train(make, data, everything, loop, fabric, seed=seed, on_epoch=on_epoch)
         return module, run, len(run.history.get("epoch", ()))
-    module, run = train(
-        make, data, split.train, loop, fabric, seed=seed, validation=split.validation, on_epoch=on_epoch
-    )
-    interrupted = run.interrupted
+    targets = _targets(data, frame) if model_class.members(config) else None
+    runs: list[Run] = []
+    products: list[Products] = []
+    for split in splits:
+        held = split.validation
+        module, run = train(make, data, split.train, loop, fabric, seed=seed, validation=held, on_epoch=on_epoch)
+        runs.append(run)
+        if run.interrupted:
+            break
+        if targets is not None:
+            products.append(_products(module, data, targets, split, fabric))
+    run, interrupted = runs[0], runs[-1].interrupted
+    n_epochs = int(np.median([one.best_epoch for one in runs]))
     if loop.refit and not interrupted:
-        again = replace(loop, max_epochs=max(1, run.best_epoch))
+        again = replace(loop, max_epochs=max(1, n_epochs))
         try:
             refitted, final = train(make, data, everything, again, fabric, seed=seed, name="refit", on_epoch=on_epoch)
             interrupted = final.interrupted
         except KeyboardInterrupt:  # before the end of its first epoch
             interrupted = True
         if not interrupted:
-            return refitted, run, len(final.history.get("epoch", ()))
-    if interrupted:
-        run.interrupted = True
-    return module, run, run.best_epoch
+            module, n_epochs = refitted, len(final.history.get("epoch", ()))
+    run.interrupted = interrupted
+    if len(runs) > 1 and not runs[-1].interrupted:
+        run.validation_pcc = metrics.nan_mean(np.stack([one.validation_pcc for one in runs]), 0)  # type: ignore[misc]
+    if products and not runs[-1].interrupted:
+        shares = choose_shares(Products.join(products))
+        module.take_shares(shares)
+        run.shares = tuple(round(share, 6) for share in shares.tolist())
+    return module, run, n_epochs
+
+
+def _targets(data: SpotData, frame: FrameConfig) -> Tensor:
+    """Give what is to be learnt of all spots, (n, M), in a frame that is fitted to all of them."""
+    if frame == FRAMES["raw"]:
+        return data.expression  # type: ignore[return-value]
+    return data.fit_frame(Frame(frame, data.shape()), ()).targets(torch.arange(len(data)))  # type: ignore[return-value]
+
+
+def _products(module: SpotModel, data: SpotData, targets: Tensor, split: Split, fabric: Fabric) -> Products:
+    try:
+        return held_out_products(fabric.to_device(module), data, targets, split, fabric)  # type: ignore[arg-type]
+    finally:
+        module.cpu()
 
 
 def _fit_in_process(fabric: Fabric, path: Path, *arguments: Any) -> tuple[SpotModel, Run, int] | None:
@@ -130,15 +164,19 @@ def _fit_in_process(fabric: Fabric, path: Path, *arguments: Any) -> tuple[SpotMo
         module, run, n_epochs = fitted
         tensors: dict[str, Tensor | None] = {k: torch.from_numpy(v) for k, v in run.history.items()}
         pcc = None if run.validation_pcc is None else torch.from_numpy(run.validation_pcc)
-        parts = (module.state_dict(), asdict(module.shape), tensors, run.best_epoch, pcc, run.interrupted, n_epochs)
+        shares = torch.tensor(run.shares)
+        kept = (tensors, run.best_epoch, pcc, run.interrupted, shares)
+        parts = (module.state_dict(), asdict(module.shape), kept, n_epochs)
         torch.save(parts, path)
     return None
 
 
 def _read(path: Path, model_class: type[SpotModel], config: Any, frame: FrameConfig) -> tuple[SpotModel, Run, int]:
-    weights, shape, history, best_epoch, pcc, interrupted, n_epochs = torch.load(path, weights_only=True)
+    weights, shape, kept, n_epochs = torch.load(path, weights_only=True)
+    history, best_epoch, pcc, interrupted, shares = kept
     with torch.random.fork_rng(devices=[]):
         module = make_module(model_class, config, Shape(**shape), frame)
     module.load_state_dict(weights, strict=False)
-    run = Run({k: v.numpy() for k, v in history.items()}, best_epoch, None if pcc is None else pcc.numpy(), interrupted)
+    values = {k: v.numpy() for k, v in history.items()}
+    run = Run(values, best_epoch, None if pcc is None else pcc.numpy(), interrupted, tuple(shares.tolist()))
     return module.eval(), run, n_epochs

@@ -46,12 +46,15 @@ class Run:
         (M,) PCC per gene at that epoch, averaged over slides; None without validation spots.
     interrupted
         Whether the user stopped the run.
+    shares
+        Shares of the members of a blend, the floor's first; empty for other models.
     """
 
     history: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     best_epoch: int = 0
     validation_pcc: NDArray[np.float64] | None = None
     interrupted: bool = False
+    shares: tuple[float, ...] = ()
 
 
 @contextmanager

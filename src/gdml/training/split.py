@@ -1,9 +1,11 @@
 """Which training spots are held out to choose the epoch: whole groups, or blocks of tissue with a margin."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from gdml._errors import check_number, did_you_mean
@@ -11,6 +13,8 @@ from gdml.expression import grid_smoother
 
 from .data import SlideSpots, SpotData
 
+#: Splits by which the shares of a blend are chosen.
+N_SPLITS = 3
 _PIECE = 1024  # spots whose distances to all held-out spots are computed at once
 
 
@@ -79,10 +83,7 @@ def make_split(
     generator = Generator().manual_seed(seed)
     n_groups = len(set(data.groups))
     if validation == "group" and n_groups < 2:
-        raise ValueError(
-            f'`validation="group"` needs two groups or more; {group_key or "the slides"!r} gives one '
-            f'({data.groups[0]!r}, {len(data.names)} slides). Use validation="block".'
-        )
+        raise _one_group(data, group_key)
     if validation == "group" or (validation == "auto" and n_groups > 1):
         return split_by_group(data, fraction, generator)
     margin = max(block_margin(slide, smooth=smooth) for slide in data.slides)
@@ -107,6 +108,98 @@ def _smoothing_reach(slide: SlideSpots) -> float:
     pairs = grid_smoother(row, column, np.zeros(len(row))).tocoo()
     apart = np.abs(slide.xy[pairs.row] - slide.xy[pairs.col])
     return float(apart.max()) if apart.size else 0.0
+
+
+def make_splits(
+    data: SpotData,
+    validation: str | None,
+    fraction: float,
+    group_key: str | None,
+    seed: int,
+    *,
+    blend: bool,
+    smooth: bool,
+) -> list[Split]:
+    """Split the training spots as asked: once, or three times where the shares of a blend are to be chosen.
+
+    Of three splits, each holds out a third of the groups where ``group_key`` names two or more, or where
+    ``validation="group"``; else a third of each slide, across its longer axis, with the margin of :func:`block_margin`.
+
+    Parameters
+    ----------
+    data, validation, fraction, group_key, seed, smooth
+        As in :func:`make_split`; ``fraction`` is that of a single split.
+    blend
+        Whether shares are to be chosen.
+
+    Returns
+    -------
+    The splits; none where ``validation`` is None.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`make_split`.
+    """
+    if not blend:
+        split = make_split(data, validation, fraction, group_key, seed, smooth=smooth)
+        return [] if split is None else [split]
+    if validation is None:
+        return []
+    names = sorted(set(data.groups))
+    if validation == "group" or (validation == "auto" and group_key is not None and len(names) > 1):
+        if len(names) < 2:
+            raise _one_group(data, group_key)
+        order = torch.randperm(len(names), generator=Generator().manual_seed(seed)).tolist()
+        return [_without(data, [names[i] for i in order[k::N_SPLITS]]) for k in range(min(N_SPLITS, len(names)))]
+    margin = max(block_margin(slide, smooth=smooth) for slide in data.slides)
+    return [_third(data, k, margin) for k in range(N_SPLITS)]
+
+
+def _without(data: SpotData, groups: Sequence[str]) -> Split:
+    """Hold out some groups."""
+    inside = torch.tensor([group in groups for group in data.groups])[data.slide]
+    rows = torch.arange(len(data))
+    return Split(rows[~inside], rows[inside], "group", tuple(sorted(groups)))
+
+
+def _one_group(data: SpotData, group_key: str | None) -> ValueError:
+    return ValueError(
+        f'`validation="group"` needs two groups or more; {group_key or "the slides"!r} gives one '
+        f'({data.groups[0]!r}, {len(data.names)} slides). Use validation="block".'
+    )
+
+
+def _third(data: SpotData, which: int, margin: float) -> Split:
+    """Hold out one third of each slide."""
+    train, validation = [], []
+    for number, slide in enumerate(data.slides):
+        rows = data.rows_of(number)
+        held = torch.from_numpy(cut_across(slide.xy, N_SPLITS) == which)
+        train.append(rows[~held & ~_near(torch.from_numpy(slide.xy), held, margin)])
+        validation.append(rows[held])
+    split = Split(torch.cat(train), torch.cat(validation), "block", tuple(data.names))
+    if not len(split.train) or len(split.validation) < 3:
+        raise ValueError(
+            f"Holding out a third of each slide leaves {len(split.train)} of {len(data)} spots to learn from and "
+            f"{len(split.validation)} to choose by: use more spots, or validation=None with `max_epochs`."
+        )
+    return split
+
+
+def cut_across(xy: NDArray[np.floating], n: int, axis: int = 0) -> NDArray[np.int64]:
+    """Cut spots (N, 2) into n parts of equal number across their first (0) or second (1) principal axis: (N,) int64."""
+    centered = xy.astype(np.float64) - xy.mean(0, dtype=np.float64)
+    along = centered @ np.linalg.eigh(centered.T @ centered)[1][:, 1 - axis]
+    return along.argsort(kind="stable").argsort(kind="stable") * n // max(len(xy), 1)
+
+
+def _near(xy: Tensor, held: Tensor, margin: float) -> Tensor:
+    """Whether each spot is nearer to a held-out spot than the margin, in x and in y; (n,) bool."""
+    if not held.any():
+        return held.clone()
+    # in pieces, so that memory does not grow with the square of the slide
+    return torch.cat([torch.cdist(piece, xy[held], p=float("inf")).amin(1) for piece in xy.split(_PIECE)]) < margin
 
 
 def split_by_group(data: SpotData, fraction: float, generator: Generator) -> Split:
@@ -166,14 +259,8 @@ def split_by_block(data: SpotData, fraction: float, margin: float, generator: Ge
         n_held = round(fraction * len(rows))
         held = torch.zeros(len(rows), dtype=torch.bool)
         held[along.argsort(stable=True)[:n_held]] = True
-        if n_held:
-            # in pieces, so that memory does not grow with the square of the slide
-            apart = [torch.cdist(piece, xy[held], p=float("inf")).amin(1) for piece in xy.split(_PIECE)]
-            near = torch.cat(apart) < margin
-        else:
-            near = held.clone()
         validation.append(rows[held])
-        train.append(rows[~held & ~near])
+        train.append(rows[~held & ~_near(xy, held, margin)])
     split = Split(torch.cat(train), torch.cat(validation), "block", tuple(data.names))
     if not len(split.train) or len(split.validation) < 3:
         raise ValueError(
