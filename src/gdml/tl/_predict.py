@@ -104,7 +104,9 @@ def predict(
     ``.uns['gdml']['predict']`` : dict
         ``model``, ``name``, ``weights`` (hash), ``panel``, ``normalization``, ``high_genes``, ``n_matched`` genes,
         ``gene_key`` that they were matched by, ``in_training`` (slides that the model was trained on; absent where its
-        training slides are unknown), ``provenance`` (key of what the predictions depend on) and ``versions``.
+        training slides are unknown), ``provenance`` (key of what the predictions depend on) and ``versions``. Of a
+        model in the frame ``"slide"`` also ``level_sd``, (panel,) float32: the standard deviation of the level of each
+        gene between the training slides, by which the level of a new slide is uncertain; NaN after one training slide.
 
     Raises
     ------

@@ -104,6 +104,9 @@ def predict_spots(
         "provenance": provenance_key(about),
         "versions": versions(),
     }
+    frame = trained.module.frame
+    if frame is not None and frame.config.targets == "slide":
+        record["level_sd"] = frame.level_sd.cpu().numpy()
     if seen is not None:
         record["in_training"] = np.array(seen, dtype=object)
     spots.write_record(_keys.PREDICT, record)
