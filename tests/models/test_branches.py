@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gdml.models import Slides, Visitors
 from gdml.models.branches import GridPosition, NeighborTransformer, SlideTransformer
+from gdml.models.dropout import Dropout
 from gdml.models.gene_dml import ScaleFusion
 
 D = 8
@@ -145,6 +146,37 @@ def test_the_order_of_a_slides_spots_does_not_matter(order):
         torch.testing.assert_close(
             made(slides, slides.features)[order], made(shuffled, shuffled.features), atol=1e-5, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("lengths", [(12,), (9, 14), (8, 8), (5, 11, 7)])
+def test_rows_that_are_asked_for_are_those_of_all(depth, lengths):
+    made, slides = slide_transformer(depth), slides_of(*lengths)
+    g = torch.Generator().manual_seed(0)
+    # each slide has another number of rows, in any order
+    rows = [torch.arange(n)[: 2 + i] + sum(lengths[:i]) for i, n in enumerate(lengths)]
+    index = torch.cat(rows)[torch.randperm(sum(map(len, rows)), generator=g)]
+    weights = torch.randn(len(index), D, generator=g)
+    for module in made.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    results = []
+    for alone in (False, True):
+        x = slides.features.clone().requires_grad_()
+        found = made.train()(slides, x, index=index) if alone else made(slides, x)[index]
+        results.append([found, *torch.autograd.grad((found * weights).sum(), [x, *made.parameters()])])
+    for whole, part in zip(*results, strict=True):
+        torch.testing.assert_close(whole, part, atol=1e-4, rtol=1e-4)
+
+
+def test_in_training_the_last_layer_computes_the_rows_alone():
+    made, slides, seen = slide_transformer(), slides_of(12, 9), []
+    made.blocks[-1].mlp.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[:2].numel()))
+    index = torch.tensor([2, 14, 0])
+    made.train()(slides, slides.features, index=index)
+    assert seen == [2 * 2]  # two slides, padded to the two rows of the first
+    with torch.no_grad():
+        assert made.eval()(slides, slides.features, index=index).shape == (3, D)
 
 
 def test_position_on_the_grid_matters():

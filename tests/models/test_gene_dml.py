@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gdml.models.discrimination import group_loss, instance_loss
-from gdml.models.gene_dml import SCALES, GeneDML, _mean
+from gdml.models.gene_dml import SCALES, GeneDML, _means
 from gdml.models.gene_dml_config import PRESETS
 from gdml.models.ridge import RidgeMap, pooled_features
 
@@ -225,10 +225,21 @@ def test_embeddings_are_means_over_the_tokens_of_a_scale(shape, make_batch):
         torch.testing.assert_close(parts[name], torch.stack(means))
 
 
-def test_means_over_whole_regions_have_the_bits_of_plain_means():
-    for dtype in (torch.float32, torch.bfloat16):
-        x = torch.randn(4, 9, 16, dtype=dtype)
-        assert torch.equal(_mean(x, torch.ones(4, 9, dtype=torch.bool)), x.mean(1))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+def test_means_of_scales_are_those_of_loops_with_their_gradients(dtype, tolerance):
+    torch.manual_seed(0)
+    sizes, x = [4, 5, 1], torch.randn(3, 10, 6, dtype=dtype, requires_grad=True)
+    inside = torch.rand(3, 10) > 0.4
+    inside[:, [0, 4, 9]] = True
+    found = torch.stack(_means(x, inside, sizes))
+    spans = [slice(0, 4), slice(4, 9), slice(9, 10), slice(0, 10)]
+    expected = torch.stack(
+        [torch.stack([row[span][keep[span]].mean(0) for row, keep in zip(x, inside, strict=True)]) for span in spans]
+    )
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    weights = torch.randn_like(found)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=tolerance, rtol=tolerance)
 
 
 def test_the_prediction_is_the_mean_of_all_heads_where_asked(shape, make_batch):

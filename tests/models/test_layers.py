@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdml.models.layers import Attention, Block, Dropout, FeedForward
+from gdml.models.layers import Attention, Block, FeedForward
 
 
 def loop_attention(layer, x, bias=None):
@@ -53,6 +53,26 @@ def test_both_paths_of_attention_have_the_same_gradients(monkeypatch):
         gradients.append([p.grad.clone() for p in layer.parameters()])
     for plain, fused in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, fused, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_biases_are_added_up(grad):
+    torch.manual_seed(0)
+    layer, x = Attention(8, 2), torch.randn(2, 5, 8)
+    table, outside = torch.randn(1, 2, 5, 5), torch.zeros(2, 1, 1, 5)
+    outside[0, ..., 1] = outside[1, ..., 4] = float("-inf")
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(layer(x, table, None, outside), layer(x, table + outside), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_some_tokens_of_a_block_are_read_alone(grad):
+    torch.manual_seed(0)
+    layer, x, bias = Block(8, 2).eval(), torch.randn(2, 5, 8), torch.zeros(2, 1, 1, 5)
+    bias[0, ..., 4] = float("-inf")
+    with torch.set_grad_enabled(grad):
+        found = layer.read(x[:, [3, 0]], x, bias)
+        torch.testing.assert_close(found, layer(x, bias)[:, [3, 0]], atol=1e-6, rtol=1e-5)
 
 
 def test_masked_tokens_are_never_attended_to():
@@ -121,41 +141,6 @@ def test_attention_weights_are_dropped_where_asked():
     plain = Attention(8, 2, 0.5)
     plain.drop.p = 0.0
     assert torch.equal(plain(x), plain(x))
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
-def test_dropout_rate_and_scale(rate):
-    torch.manual_seed(0)
-    y = Dropout(rate)(torch.ones(400, 501))
-    share = round(rate * 256) / 256  # the rate is rounded
-    assert (y == 0).float().mean() == pytest.approx(share, abs=0.005)
-    kept = y[y != 0]
-    np.testing.assert_allclose(kept, 1 / (1 - share), rtol=1e-6)
-    # rows and columns are independent: no stripes
-    assert (y == 0).float().mean(0).std() == pytest.approx(np.sqrt(share * (1 - share) / 400), rel=0.25)
-    assert (y == 0).float().mean(1).std() == pytest.approx(np.sqrt(share * (1 - share) / 501), rel=0.25)
-
-
-def test_dropout_follows_the_seed_and_stops_at_evaluation():
-    layer, x = Dropout(0.4), torch.randn(7, 13)
-    torch.manual_seed(3)
-    first, second = layer(x), layer(x)
-    torch.manual_seed(3)
-    assert torch.equal(layer(x), first) and not torch.equal(first, second)
-    assert torch.equal(layer.eval()(x), x)
-    assert torch.equal(Dropout(0.0)(x), x)
-
-
-def test_dropout_passes_gradients_to_what_it_kept():
-    torch.manual_seed(0)
-    x = torch.ones(50, 9, requires_grad=True)
-    y = Dropout(0.5)(x)
-    y.sum().backward()
-    assert torch.equal(x.grad, y.detach())
-
-
-def test_dropout_keeps_the_type():
-    assert Dropout(0.5)(torch.ones(64, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 def test_feed_forward_keeps_the_width():

@@ -6,7 +6,7 @@ Song et al., WACV 2026, section 3.1, after TRIPLEX (Chung et al., CVPR 2024).
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class NeighborTransformer(nn.Module):
         """
         outside = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill_(~mask, float("-inf"))
         for block, bias in zip(self.blocks, self.bias, strict=True):
-            x = block(x, bias[:, self.offsets] + outside[:, None, None, :])
+            x = block(x, bias[None, :, self.offsets], outside[:, None, None, :])
         return self.norm(x)
 
 
@@ -69,9 +69,10 @@ class GridPosition(nn.Module):
         if n_slides * rows * cols > _DENSE * len(x):
             return x + self._gather(x, slide, grid, slide, grid)
         dense = x.new_zeros(n_slides, rows, cols, x.shape[1])
-        where = (slide, grid[:, 0], grid[:, 1])
-        dense = dense.index_put(where, x).permute(0, 3, 1, 2)
-        return x + self.conv(dense).permute(0, 2, 3, 1)[where].to(x.dtype)
+        where = (slide * rows + grid[:, 0]) * cols + grid[:, 1]
+        dense = dense.view(-1, x.shape[1]).index_copy(0, where, x).view_as(dense).permute(0, 3, 1, 2)
+        # of equal numbers of one column: the gradient of a selection is much faster than that of x[where]
+        return x + self.conv(dense).permute(0, 2, 3, 1).flatten(0, 2).index_select(0, where).to(x.dtype)
 
     def visit(self, y: Tensor, visitors: Visitors, x: Tensor, slides: Slides) -> Tensor:
         """Features ``y`` (V, D) of visitors among those of the context, ``x`` (S, D), to (V, D)."""
@@ -106,23 +107,25 @@ class Packing:
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.lengths = list(lengths)
-        self.inside: Tensor | None = None
+        self.rows: Tensor | None = None
         self.bias: Tensor | None = None
         if len(set(lengths)) > 1:
             steps = torch.arange(max(lengths), device=device)
-            self.inside = steps < torch.tensor(self.lengths, device=device)[:, None]
-            outside = torch.zeros(self.inside.shape, device=device).masked_fill_(~self.inside, float("-inf"))
+            inside = steps < torch.tensor(self.lengths, device=device)[:, None]
+            self.rows = inside.flatten().nonzero()[:, 0]
+            outside = torch.zeros(inside.shape, device=device).masked_fill_(~inside, float("-inf"))
             self.bias = outside[:, None, None, :]
 
     def pack(self, rows: Tensor) -> Tensor:
         """Pad the rows of each slide, (S, D) to (B, L, D)."""
-        if self.inside is None:
+        if self.rows is None:
             return rows.view(len(self.lengths), self.lengths[0], -1)
         return pad_sequence(list(rows.split(self.lengths)), batch_first=True)
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Undo :meth:`pack`, (B, L, D) to (S, D)."""
-        return packed.flatten(0, 1) if self.inside is None else packed[self.inside]
+        packed = packed.flatten(0, 1)
+        return packed if self.rows is None else packed.index_select(0, self.rows)
 
 
 def attend(blocks: Iterable[Any], packing: Packing, x: Tensor, inputs: list[Tensor] | None = None) -> Tensor:
@@ -158,16 +161,21 @@ class SlideTransformer(nn.Module):
         self.position = GridPosition(width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, slides: Slides, x: Tensor, visitors: Visitors | None = None) -> Tensor:
-        """Features ``x`` (S + V, D) of the context, then of the visitors, to (S + V, D)."""
+    def forward(
+        self, slides: Slides, x: Tensor, visitors: Visitors | None = None, index: Tensor | None = None
+    ) -> Tensor:
+        """Features ``x`` (S + V, D) of the context, then of the visitors, to (S + V, D), or to its rows ``index``."""
         n = len(slides.grid)
+        # on a GPU the whole last layer is cheaper than finding out how many rows each slide has
+        if index is not None and index.device.type == "cpu" and self.training and len(self.blocks) > 1 and not visitors:
+            return self._rows(slides, x, index)
         inputs, first, found = slides.once(self, lambda: self._context(slides, x[:n]))
-        if visitors is None:
-            return found
-        y = visit(self.blocks[:1], slides, inputs[:1], x[n:], visitors)
-        y = self.position.visit(y, visitors, first, slides)
-        y = visit(self.blocks[1:], slides, inputs[1:], y, visitors)
-        return torch.cat([found, self.norm(y)])
+        if visitors is not None:
+            y = visit(self.blocks[:1], slides, inputs[:1], x[n:], visitors)
+            y = self.position.visit(y, visitors, first, slides)
+            y = visit(self.blocks[1:], slides, inputs[1:], y, visitors)
+            found = torch.cat([found, self.norm(y)])
+        return found if index is None else found.index_select(0, index)
 
     def _context(self, slides: Slides, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Give the inputs of each layer (B, L, D), the context after the first layer and after all layers, (S, D)."""
@@ -176,3 +184,18 @@ class SlideTransformer(nn.Module):
         x = self.position(first, slides.slide, slides.grid)
         x = attend(self.blocks[1:], packing, packing.pack(x), inputs)
         return inputs, first, self.norm(packing.unpack(x))
+
+    def _rows(self, slides: Slides, x: Tensor, index: Tensor) -> Tensor:
+        """Pass the context through all layers but the last one, and ``index`` (N,) alone through that: (N, D)."""
+        packing = Packing(slides.lengths, x.device)
+        x = packing.unpack(attend(self.blocks[:1], packing, packing.pack(x)))
+        x = self.position(x, slides.slide, slides.grid)
+        context = attend(self.blocks[1:-1], packing, packing.pack(x))
+        # the spots of a slide stand together in the context, so order by row is order by slide
+        ordered, order = index.sort()
+        ends = torch.tensor(slides.lengths).cumsum(0)
+        counts = torch.searchsorted(ordered, ends).diff(prepend=ends.new_zeros(1))
+        wanted, last = Packing(counts.tolist(), x.device), cast("Block", self.blocks[-1])
+        x = packing.unpack(context).index_select(0, ordered)
+        found = wanted.unpack(last.read(wanted.pack(x), context, packing.bias))
+        return self.norm(found).index_select(0, order.argsort())

@@ -12,9 +12,10 @@ from .base import Shape, SpotModel, squared_error
 from .batch import Batch, Output
 from .branches import NeighborTransformer, SlideTransformer
 from .discrimination import group_loss, instance_loss
+from .dropout import Dropout
 from .floor import Floor
 from .gene_dml_config import PAPER_LABELS_GENE_SPECIFIC, PRESET_RECIPES, PRESETS, GeneDMLConfig, published_grids
-from .layers import Block, Dropout, FeedForward, ProjectionHead
+from .layers import Block, FeedForward, ProjectionHead
 from .scaling import Moments, Standardize
 
 SCALES = ("local", "neighbor", "global")
@@ -52,10 +53,29 @@ class ScaleFusion(nn.Module):
         return x + y if self.residual else y
 
 
-def _mean(x: Tensor, inside: Tensor) -> Tensor:
-    """Mean of the tokens that are ``inside``: (N, T, d) and (N, T) to (N, d); the plain mean where all are."""
-    share = inside.float().mean(1, keepdim=True)
-    return (x.masked_fill(~inside[..., None], 0.0).mean(1) / share).to(x.dtype)
+def _means(x: Tensor, inside: Tensor, sizes: list[int]) -> list[Tensor]:
+    """Mean of the tokens of each scale, and of all, that are ``inside``.
+
+    Parameters
+    ----------
+    x
+        (N, T, d) tokens, scale by scale.
+    inside
+        (N, T) bool.
+    sizes
+        Tokens of each scale; they add up to T.
+
+    Returns
+    -------
+    (N, d) for each scale, then for all tokens.
+    """
+    kept = inside.new_zeros(len(x), len(sizes), x.shape[1])
+    for scale, part in enumerate(inside.split(sizes, 1)):
+        kept[:, scale].split(sizes, 1)[scale].copy_(part)
+    # one product reads the tokens once, for all means
+    sums, counts = torch.bmm(kept.to(x.dtype), x).float(), kept.sum(2, keepdim=True)
+    means = [*(sums / counts).unbind(1), sums.sum(1) / counts.sum(1)]
+    return [mean.to(x.dtype) for mean in means]
 
 
 def _head(width: int, n_genes: int, kind: str, dropout: float) -> nn.Module:
@@ -169,14 +189,15 @@ class GeneDML(SpotModel):
         """Predict (N, M) from all scales; the embedding is the fused one, (N, d), rows of unit length."""
         context, features, index = batch.context
         shift = self._random_shift(batch.tokens)
-        local = self.drop_input(self.local_scale(batch.tokens) + shift)
+        tokens = batch.tokens
+        if self.training and self.config.token_dropout:
+            tokens = self._drop_tokens(tokens)
+        local = self.drop_input(self.local_scale(tokens) + shift)
         neighbors = self.drop_input(self.pooled_scale(batch.neighbors) + shift)
         slides = self.drop_input(self.pooled_scale(features) + shift)
-        if self.training and self.config.token_dropout:
-            local = self._drop_tokens(local)
 
         neighbors = self.neighbor(self.into_neighbor(neighbors), batch.neighbor_mask)
-        spots = self.slide(context, self.into_slide(slides), batch.visitors)[index]
+        spots = self.slide(context, self.into_slide(slides), batch.visitors, index)
         by_scale = (local, neighbors, spots[:, None])
         tokens = torch.cat([project(x) for project, x in zip(self.projections, by_scale, strict=True)], 1)
         n, t = local.shape[:2]
@@ -186,8 +207,7 @@ class GeneDML(SpotModel):
         tokens = self.fusion(tokens, inside)
 
         sizes = [x.shape[1] for x in by_scale]
-        scales = [_mean(*parts) for parts in zip(tokens.split(sizes, 1), inside.split(sizes, 1), strict=True)]
-        fused = _mean(tokens, inside)
+        *scales, fused = _means(tokens, inside, sizes)
         prediction = self.head(fused)
         parts = {"fused": fused, "prediction": prediction}
         parts |= dict(zip(SCALES, scales, strict=True))

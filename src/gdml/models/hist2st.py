@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 from .base import Shape, SpotModel, squared_error
 from .batch import Batch, Output
 from .config import ScaledConfig
+from .dropout import Dropout
 from .histogene import SLIDE_RECIPE, SpotTransformer
-from .layers import Dropout
 from .scaling import Scalers
 
 _MOST_NEIGHBORS = 8  # in ``Slides.nearest``

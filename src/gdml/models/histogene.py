@@ -11,7 +11,8 @@ from .base import Shape, SpotModel
 from .batch import Batch, Output, Slides, Visitors
 from .branches import Packing, attend, visit
 from .config import ScaledConfig
-from .layers import Block, Dropout
+from .dropout import Dropout
+from .layers import Block
 from .scaling import Scalers
 
 #: A batch is a whole slide, and an epoch has as many steps as there are slides.

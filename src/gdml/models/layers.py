@@ -7,43 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .attention import plain_attention
+from .dropout import Dropout, dropped
 
-class Dropout(nn.Dropout):
-    """Dropout whose random numbers are cheap on a CPU.
-
-    torch draws one number per entry, which took a third of a training step; here one 64-bit number serves
-    eight entries. The rate is rounded to a multiple of 1/256, and the scale is exact for the rounded rate.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zero entries at random in training, (...) -> (...)."""
-        drop = round(self.p * 256)
-        if not self.training or not drop or x.device.type != "cpu":
-            return super().forward(x)
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= drop
-        return x * kept.to(x.dtype).mul_(256 / (256 - drop))
-
-
-# torch's fused attention is five times slower than plain products in its bf16 backward pass on a CPU;
-# beyond this many tokens its smaller memory matters more
+# beyond this many tokens the smaller memory of fused attention matters more than the speed of plain products
 _SHORT = 1024
 # logits of visitors that are held at once
 _CHUNK = 1 << 24
-
-
-def _plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, rate: float) -> Tensor:
-    """softmax(q k' / sqrt(width) + bias) v, all (B, heads, T, width)."""
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    weights = (logits if bias is None else logits + bias).softmax(-1).to(v.dtype)
-    return F.dropout(weights, rate) @ v if rate else weights @ v
 
 
 def _visiting_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:
     """Attention of each of q (heads, V, width) to its own k and v and to ``keys`` and ``values`` (heads, L, width)."""
     q = q * q.shape[-1] ** -0.5
     logits = torch.cat([(q * k).sum(-1, keepdim=True), q @ keys.transpose(-1, -2)], -1)
-    weights = F.dropout(logits.softmax(-1).to(v.dtype), rate) if rate else logits.softmax(-1).to(v.dtype)
+    weights = dropped(logits.softmax(-1).to(v.dtype), rate)
     return weights[..., :1] * v + weights[..., 1:] @ values
 
 
@@ -88,21 +65,36 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.drop = Dropout(dropout)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *biases: Tensor | None) -> Tensor:
         """Tokens ``x`` (B, T, width) attend to each other: (B, T, width).
 
-        ``bias`` is added to the logits, broadcast over (B, heads, T, T); -inf masks a key.
+        ``biases`` are added to the logits, each broadcast over (B, heads, T, T); -inf masks a key.
         """
-        b, t, width = x.shape
-        q, k, v = self.qkv(x).view(b, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        width = x.shape[-1]
+        return self._attend(*self.qkv(x).split([width, 2 * width], -1), *biases)
+
+    def read(self, x: Tensor, context: Tensor, *biases: Tensor | None) -> Tensor:
+        """Tokens ``x`` (B, Q, width) attend to ``context`` (B, T, width), as if they were a part of it: (B, Q, width)."""
+        width = x.shape[-1]
+        parts = zip(self.qkv.weight.split([width, 2 * width]), self.qkv.bias.split([width, 2 * width]), strict=True)
+        return self._attend(*(F.linear(y, *part) for y, part in zip((x, context), parts, strict=True)), *biases)
+
+    def _attend(self, queries: Tensor, keys_values: Tensor, *biases: Tensor | None) -> Tensor:
+        """Let queries (B, Q, width) attend to keys and values (B, T, 2 width), as the linear layer gives them."""
+        b, n, width = queries.shape
         rate = self.weight_dropout if self.training else 0.0
-        if bias is not None:
-            bias = bias.to(q.dtype)
-        if x.device.type == "cpu" and torch.is_grad_enabled() and t <= _SHORT:
-            y = _plain_attention(q, k, v, bias, rate)
+        added = [bias.to(queries.dtype) for bias in biases if bias is not None]
+        if queries.device.type == "cpu" and torch.is_grad_enabled() and keys_values.shape[1] <= _SHORT:
+            y = plain_attention(queries, keys_values, self.heads, rate, *added)
         else:
+            q, k, v = (
+                part.view(b, -1, self.heads, width // self.heads).transpose(1, 2)
+                for part in (queries, *keys_values.chunk(2, -1))
+            )
+            bias = sum(added[1:], added[0]) if added else None
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=rate)
-        return self.drop(self.out(y.transpose(1, 2).reshape(b, t, width)))
+            y = y.transpose(1, 2).reshape(b, n, width)
+        return self.drop(self.out(y))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of tokens ``x`` (B, T, width), each (B, heads, T, width / heads)."""
@@ -154,9 +146,14 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = FeedForward(width, mlp * width, dropout)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Tokens ``x`` (B, T, width) to (B, T, width); ``bias`` as in :class:`Attention`."""
-        x = x + self.attention(self.norm1(x), bias)
+    def forward(self, x: Tensor, *biases: Tensor | None) -> Tensor:
+        """Tokens ``x`` (B, T, width) to (B, T, width); ``biases`` as in :class:`Attention`."""
+        x = x + self.attention(self.norm1(x), *biases)
+        return x + self.mlp(self.norm2(x))
+
+    def read(self, x: Tensor, context: Tensor, *biases: Tensor | None) -> Tensor:
+        """Compute some tokens ``x`` (B, Q, width) of the ``context`` (B, T, width) alone: (B, Q, width)."""
+        x = x + self.attention.read(self.norm1(x), self.norm1(context), *biases)
         return x + self.mlp(self.norm2(x))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:

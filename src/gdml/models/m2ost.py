@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .base import PLAIN_RECIPE, Shape, SpotModel
 from .batch import Batch, Output
 from .config import ScaledConfig
-from .layers import Attention, Dropout, FeedForward, masked_mean
+from .dropout import Dropout
+from .layers import Attention, FeedForward, masked_mean
 from .scaling import Scalers
 
 #: Tiles along one edge of the second and the third level.

@@ -129,7 +129,7 @@ class Triplex(SpotModel):
         target = self.project["target"](local)
         neighbor = self.neighbor(self.project["neighbor"](neighbors), mask)
         spots = self.project["global"](self.scalers.pooled(features))
-        of_slide = self.slide(slides, spots, batch.visitors)[index]
+        of_slide = self.slide(slides, spots, batch.visitors, index)
 
         to_target, to_neighbor = self.fusion[0], self.fusion[-1]
         query = of_slide[:, None]

@@ -22,6 +22,7 @@ from gdml.models.batch import Batch
 
 from .config import TrainingConfig
 from .data import Batches, SpotData
+from .memory import kept_memory
 from .sampler import SlideSampler
 
 #: Called after an epoch with its number, the number of epochs at most, and its losses and scores by name.
@@ -346,7 +347,7 @@ def train(
     FloatingPointError
         If the loss is not finite.
     """
-    with seeded(seed, fabric.device) as generator:
+    with seeded(seed, fabric.device) as generator, kept_memory(fabric.device):
         model = make_model()
         data = data.learning_from(rows)
         if model.frame is not None:
