@@ -20,7 +20,7 @@ from .fabric import launch
 from .frame import FRAMES, Frame, FrameConfig, make_module
 from .loop import OnEpoch, Run, train
 from .sampler import SlideSampler
-from .shares import Products, choose_shares, held_out_products
+from .shares import Products, choose_shares, held_out_products, is_hopeless
 from .split import Split
 
 
@@ -109,17 +109,32 @@ def _choose_and_train(
     if not splits:
         module, run = train(make, data, everything, loop, fabric, seed=seed, on_epoch=on_epoch)
         return module, run, len(run.history.get("epoch", ()))
-    targets = _targets(data, frame) if model_class.members(config) else None
+    members = model_class.members(config)
+    targets = _targets(data, frame) if members else None
+
+    def alone() -> SpotModel:
+        """Make a model of which only the last member predicts: the epoch is chosen for it, not for the floor."""
+        module = make()
+        if members:
+            module.take_shares(torch.eye(len(members))[-1])
+        return module
+
     runs: list[Run] = []
     products: list[Products] = []
+    hopeless = False
     for split in splits:
-        held = split.validation
-        module, run = train(make, data, split.train, loop, fabric, seed=seed, validation=held, on_epoch=on_epoch)
-        runs.append(run)
+        options: dict[str, Any] = (
+            {"solve_only": True} if hopeless else {"validation": split.validation, "on_epoch": on_epoch}
+        )
+        module, run = train(alone, data, split.train, loop, fabric, seed=seed, **options)
+        if not hopeless:
+            runs.append(run)
         if run.interrupted:
             break
         if targets is not None:
             products.append(_products(module, data, targets, split, fabric))
+            # the other splits are then for the members in closed form, which cost little
+            hopeless = hopeless or is_hopeless(Products.join(products))
     run, interrupted = runs[0], runs[-1].interrupted
     n_epochs = int(np.median([one.best_epoch for one in runs]))
     if loop.refit and not interrupted:
@@ -135,7 +150,7 @@ def _choose_and_train(
     if len(runs) > 1 and not runs[-1].interrupted:
         run.validation_pcc = metrics.nan_mean(np.stack([one.validation_pcc for one in runs]), 0)  # type: ignore[misc]
     if products and not runs[-1].interrupted:
-        shares = choose_shares(Products.join(products))
+        shares = choose_shares(Products.join(products), without_last=hopeless)
         module.take_shares(shares)
         run.shares = tuple(round(share, 6) for share in shares.tolist())
     return module, run, n_epochs

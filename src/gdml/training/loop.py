@@ -307,6 +307,7 @@ def train(
     *,
     seed: int,
     validation: Tensor | None = None,
+    solve_only: bool = False,
     name: str = "fit",
     on_epoch: OnEpoch | None = None,
 ) -> tuple[SpotModel, Run]:
@@ -332,6 +333,8 @@ def train(
         Of the weights, the order of the spots, dropout and the model's own draws.
     validation
         Rows to choose the epoch by.
+    solve_only
+        Do what is in closed form, and no training step.
     name
         Of the progress bar.
     on_epoch
@@ -353,7 +356,7 @@ def train(
         if model.frame is not None:
             data = data.fit_frame(model.frame, model.needs)
         model.prepare(Batches(data, rows, config.batch_size, model.needs))
-        if model.closed_form:
+        if model.closed_form or solve_only:
             run = Run()
             if validation is not None:
                 fabric.to_device(model)

@@ -15,11 +15,12 @@ from .split import Split, cut_across
 
 #: Shares that are tried are multiples of this.
 STEP = 0.1
+_BATCH = 512  # spots that are predicted at once
 
 
 @dataclass(frozen=True)
 class Products:
-    """Sums of products of the members' predictions with each other and with the targets, over parts of slides.
+    """Mean products of the members' predictions with each other and with the targets, over parts of slides.
 
     Parameters
     ----------
@@ -37,13 +38,18 @@ class Products:
         """Put the parts of several together."""
         return cls(torch.cat([one.members for one in found]), torch.cat([one.targets for one in found]))
 
+    def gains(self, shares: Tensor) -> Tensor:
+        """By how much blends with ``shares`` (s, k) lower the squared error of the floor alone: (s, B)."""
+        error = torch.einsum("si,bij,sj->sb", shares, self.members, shares) - 2 * shares @ self.targets.T
+        return self.members[:, 0, 0] - 2 * self.targets[:, 0] - error
+
 
 @torch.inference_mode()
 def held_out_products(module: SpotModel, data: SpotData, targets: Tensor, split: Split, fabric: Fabric) -> Products:
     """Compare the predictions of the members of a blend with the targets on held-out spots.
 
-    Each held-out part of a slide is cut in halves across its shorter axis. Predictions and targets are centred on each half,
-    so that the level, which the image does not tell, does not count.
+    Each held-out part of a slide is cut in halves across its shorter axis, so that there are more parts to see the
+    uncertainty by.
 
     Parameters
     ----------
@@ -61,48 +67,68 @@ def held_out_products(module: SpotModel, data: SpotData, targets: Tensor, split:
     module.eval()
     data = data.in_frame(module.frame)
     members, products = [], []
-    for number in data.slide[split.validation].unique().tolist():
-        rows = split.validation[data.slide[split.validation] == number]
+    of = data.slide[split.validation]
+    for number in of.unique().tolist():
+        rows = split.validation[of == number]
         with fabric.autocast():
             found = [
                 module(batch).parts["members"].float().cpu()
-                for batch in data.in_order(rows, 512, module.needs, fabric.device)
+                for batch in data.in_order(rows, _BATCH, module.needs, fabric.device)
             ]
         predicted = torch.cat(found).double()
         start = int(data.rows_of(number)[0])
         half = torch.from_numpy(cut_across(data.slides[number].xy[rows - start], 2, axis=1))
         for part in half.unique():
-            here = half == part
-            p, y = predicted[here], targets[rows[here]].double()
-            p, y = p - p.mean(0), y - y.mean(0)
-            members.append(torch.einsum("nim,njm->ij", p, p))
-            products.append(torch.einsum("nim,nm->i", p, y))
+            p, y = predicted[half == part], targets[rows[half == part]].double()
+            members.append(torch.einsum("nim,njm->ij", p, p) / len(p))
+            products.append(torch.einsum("nim,nm->i", p, y) / len(p))
     return Products(torch.stack(members), torch.stack(products))
 
 
-def choose_shares(products: Products) -> Tensor:
+def choose_shares(products: Products, *, without_last: bool = False) -> Tensor:
     """Choose the shares of the members of a blend, the first of which is the floor.
 
-    Shares are not negative and sum to 1. Chosen are those whose gain over the floor alone, in squared error, is largest
-    after one standard error of the gain over the parts is subtracted. Where no member helps beyond that, the floor has
-    the share 1.
+    A member takes part only where it alone predicts better than the floor, by more than one standard error of the gain
+    over the parts. A member that helps a blend but is worse alone follows what is particular to the training slides:
+    on HER2ST such members lost across patients what they had gained on held-out blocks. Of the shares of those
+    that take part, which are not negative and sum to 1, those with the largest gain less its standard error are taken.
 
     Parameters
     ----------
     products
         Of all held-out parts.
+    without_last
+        Leave the last member out, as after :func:`is_hopeless`.
 
     Returns
     -------
-    (k,) float32.
+    (k,) float32; (1, 0, ..., 0) where no member takes part.
     """
     k = products.targets.shape[1]
+    alone = _certain(products.gains(torch.eye(k, dtype=torch.float64)))
     steps = round(1 / STEP)
     grid = [rest for rest in product(range(steps + 1), repeat=k - 1) if sum(rest) <= steps]
     shares = torch.tensor([[steps - sum(rest), *rest] for rest in grid], dtype=torch.float64) / steps
-    error = torch.einsum("si,bij,sj->sb", shares, products.members, shares) - 2 * shares @ products.targets.T
-    alone = int((shares[:, 0] == 1).nonzero()[0, 0])
-    gain = error[alone] - error
+    barred = alone <= 0
+    barred[-1] |= without_last
+    barred[0] = False
+    shares = shares[(shares[:, barred] == 0).all(1)]
+    return shares[_certain(products.gains(shares)).argmax()].float()
+
+
+def is_hopeless(products: Products) -> bool:
+    """Whether the last member is so much worse than the floor that more held-out parts will hardly change it."""
+    k = products.targets.shape[1]
+    gain = products.gains(torch.eye(k, dtype=torch.float64)[-1:])
+    return bool(gain.mean() + _error(gain) < 0)
+
+
+def _certain(gain: Tensor) -> Tensor:
+    """Mean gain (s, B) over the parts less its standard error: (s,)."""
+    return gain.mean(1) - _error(gain)
+
+
+def _error(gain: Tensor) -> Tensor:
+    """Give the standard error of the mean gain (s, B) over the parts, (s,); of one part infinite, unless nothing is gained."""
     n = gain.shape[1]
-    doubt = gain.std(1) / n**0.5 if n > 1 else torch.full((len(gain),), torch.inf).masked_fill(shares[:, 0] == 1, 0.0)
-    return shares[(gain.mean(1) - doubt).argmax()].float()
+    return gain.std(1) / n**0.5 if n > 1 else torch.where(gain[:, 0] == 0, 0.0, torch.inf)
