@@ -72,17 +72,20 @@ def run(options: argparse.Namespace) -> int:
     from gdml._marker import CACHE_DIR, check_writable
     from gdml._progress import bar
     from gdml.corpus.manifest import read_manifest, take_shard
+    from gdml.corpus.outlines import outlines_of
 
     _options.be_quiet(options)
     items = take_shard(read_manifest(_options.slide_table(options)), options.shard)
     cache = Path(options.cache_dir or gdml.settings.cache_dir).expanduser().absolute()
     check_writable(cache, "Features", "--cache-dir" if options.cache_dir else CACHE_DIR)
+    grid = _options.grid_options(options)
+    grid["tissue"] = outlines_of(grid["tissue"], items)
     job = EmbedJob(
         encoder=options.encoder,
         weights=None if options.weights is None else str(Path(options.weights).expanduser().absolute()),
         tile_um=options.tile_um,
         n_side=options.n_side,
-        grid=tuple(_options.grid_options(options).items()),
+        grid=tuple(grid.items()),
         embed=(
             ("tokens", options.tokens),
             ("neighbors", options.neighbors),
@@ -118,6 +121,7 @@ def embed_item(job: EmbedJob, item: "Item") -> dict[str, Any]:
     Row of the table: name, state, number of tiles, seconds, and the reason where it failed.
     """
     import gdml
+    from gdml.corpus.outlines import outline_of
 
     start = time.monotonic()
     row = {"name": item.name, "state": "done", "n_tiles": 0, "reason": ""}
@@ -125,8 +129,7 @@ def embed_item(job: EmbedJob, item: "Item") -> dict[str, Any]:
         try:
             encoder = _encoder(job.encoder, job.weights)
             grid = dict(job.grid)
-            if isinstance(grid["tissue"], str):
-                grid["tissue"] = grid["tissue"].format(name=item.name)
+            grid["tissue"] = outline_of(grid["tissue"], item)
             slide = gdml.pp.grid(
                 item.path,
                 job.tile_um,

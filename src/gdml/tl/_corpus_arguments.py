@@ -1,12 +1,10 @@
 """Arguments of verbs on many slides, checked before anything is started."""
 
-import os
 from typing import Any, get_args
 
 import torch
 
-from gdml._errors import check_number, count, did_you_mean, some
-from gdml.corpus.manifest import Item
+from gdml._errors import check_number, did_you_mean
 from gdml.encoders.device import resolve_device, use_bf16
 from gdml.slides.lattice import Layout
 
@@ -32,58 +30,6 @@ def check_tiles(spacing_um: Any, layout: Any, min_tissue: Any, precision: Any) -
     if min_tissue > 1:
         raise ValueError(f"`min_tissue` must be at most 1, found {min_tissue!r}; give a share from 0 to 1.")
     use_bf16(torch.device("cpu"), precision)
-
-
-def outlines_of(tissue: Any, items: list[Item]) -> bool | str:
-    """Refuse what is no choice of tissue for many slides, and outlines that do not exist.
-
-    Parameters
-    ----------
-    tissue
-        As in :func:`gdml.tl.predict_slides`.
-    items
-        The slides.
-
-    Returns
-    -------
-    The choice, with an absolute path: processes may run in other folders.
-
-    Raises
-    ------
-    ValueError
-        If it is neither a boolean nor a path with ``{name}``.
-    FileNotFoundError
-        If files are missing.
-    """
-    if isinstance(tissue, bool):
-        return tissue
-    if not isinstance(tissue, str) or "{name}" not in tissue:
-        raise ValueError(
-            f"`tissue` is {tissue!r}; for many slides give True, False, or a path with {{name}}, such as "
-            "'outlines/{name}.geojson'."
-        )
-    pattern = os.path.abspath(os.path.expanduser(tissue))
-    missing = [path for item in items if not os.path.exists(path := outline_of(pattern, item))]
-    if missing:
-        raise FileNotFoundError(f"`tissue`: {count(len(missing), 'file')} missing: {some(map(repr, missing))}.")
-    return pattern
-
-
-def outline_of(tissue: bool | str, item: Item) -> Any:
-    """Fill in the name of a slide.
-
-    Parameters
-    ----------
-    tissue
-        As :func:`outlines_of` returned it.
-    item
-        The slide.
-
-    Returns
-    -------
-    What :func:`gdml.pp.grid` takes.
-    """
-    return tissue.replace("{name}", item.name) if isinstance(tissue, str) else tissue
 
 
 def device_names(devices: Any, client: Any) -> list[str]:

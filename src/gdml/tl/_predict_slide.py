@@ -13,10 +13,10 @@ from anndata import AnnData
 
 from gdml import _keys
 from gdml.corpus.manifest import Item
+from gdml.corpus.outlines import outline_of
 from gdml.pp.embedding import embed_spots
 from gdml.pp.stores import has_features
 
-from ._corpus_arguments import outline_of
 from ._features import model_encoder
 from ._model import as_model
 from ._predict_image import image_spots

@@ -15,12 +15,13 @@ from gdml._settings import settings
 from gdml.corpus.folder import Folder, open_folder
 from gdml.corpus.job import Job
 from gdml.corpus.manifest import Item, read_manifest, take_shard
+from gdml.corpus.outlines import outlines_of
 from gdml.corpus.run import run_here, start, tidy
 from gdml.corpus.states import DONE, FAILED, State
 from gdml.corpus.table import tabulate, write_table
 from gdml.corpus.tasks import check_client
 
-from ._corpus_arguments import check_tiles, device_names, outlines_of
+from ._corpus_arguments import check_tiles, device_names
 from ._features import model_encoder
 from ._model import IN_MEMORY, as_model
 from ._predict_slide import Options, predict_slide
