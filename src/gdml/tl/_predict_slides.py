@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 
 from gdml._errors import check_count, check_number, count, some
 from gdml._progress import bar, tell
@@ -20,8 +21,10 @@ from gdml.corpus.run import run_here, start, tidy
 from gdml.corpus.states import DONE, FAILED, State
 from gdml.corpus.table import tabulate, write_table
 from gdml.corpus.tasks import check_client
+from gdml.encoders.device import use_bf16
+from gdml.spots.lattice import check_lattice
 
-from ._corpus_arguments import check_tiles, device_names
+from ._devices import device_names
 from ._features import model_encoder
 from ._model import IN_MEMORY, as_model
 from ._predict_slide import Options, predict_slide
@@ -153,7 +156,8 @@ def predict_slides(
     check_number("takeover_s", takeover_s, above=0)
     check_count("threads", threads)
     check_count("batch_size", batch_size)
-    check_tiles(spacing_um, layout, min_tissue, precision)
+    check_lattice(spacing_um, layout, min_tissue)
+    use_bf16(torch.device("cpu"), precision)  # refuses other words on any machine
     items = take_shard(read_manifest(slides), shard)
     outlines = outlines_of(tissue, items)
     if client is not None:
