@@ -6,15 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from . import _options
 
 if TYPE_CHECKING:
     from gdml.corpus.manifest import Item
-
-_busy = Lock()  # one slide at a time in a process: the threads of a worker share the memory of its device
 
 
 def add_command(commands: Any) -> None:
@@ -122,10 +119,11 @@ def embed_item(job: EmbedJob, item: "Item") -> dict[str, Any]:
     """
     import gdml
     from gdml.corpus.outlines import outline_of
+    from gdml.corpus.turns import one_slide_at_a_time
 
     start = time.monotonic()
     row = {"name": item.name, "state": "done", "n_tiles": 0, "reason": ""}
-    with _busy:
+    with one_slide_at_a_time:
         try:
             encoder = _encoder(job.encoder, job.weights)
             grid = dict(job.grid)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from socket import gethostname
-from threading import Lock
 from typing import Any
 
 from scanpy import logging as logg
@@ -15,13 +14,13 @@ from gdml._errors import count, some
 from gdml.corpus.each import each
 from gdml.corpus.shared import check_shared
 from gdml.corpus.tasks import check_client
+from gdml.corpus.turns import one_slide_at_a_time
 
 from ._embed_slide import EmbeddedSlide, SlideTask, embed_slide
 from ._extract import Extractor
 from ._plan import Plan
 
 _RESUMED = "the next call finds the tiles that were stored"
-_busy = Lock()  # one slide at a time in a process, however many threads it has: they share the memory of its device
 
 
 def check_plan(plan: Plan, client: Any) -> None:
@@ -163,7 +162,7 @@ def _embed_on_worker(task: SlideTask, plan: Plan, identity: str) -> EmbeddedSlid
             f"The image of slide {task.name!r}, {str(task.source)!r}, does not exist on the worker {gethostname()!r}; "
             "put the images on a file system that all machines share."
         )
-    with _busy:
+    with one_slide_at_a_time:
         return embed_slide(task, _extractor(plan, identity), lambda found, done: None)
 
 
