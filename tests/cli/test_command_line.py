@@ -15,6 +15,7 @@ import pyvips
 import gdml
 from gdml.cli import main
 from gdml.features import open_path
+from gdml.pp import workers
 from gdml.pp._extract import Extractor
 
 ROOT = Path(__file__).parents[2]
@@ -299,6 +300,19 @@ def test_embed_on_a_scheduler(images, tmp_path, capsys):
     first = {path.name for path in stores()}
     embed(images)
     assert {path.name for path in stores()} == first
+
+
+def test_all_workers_encode_with_one_precision(images, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    asked = []
+    monkeypatch.setattr(
+        workers, "_about", lambda device, precision: ("1", "bf16" if precision == "auto" else precision)
+    )
+    monkeypatch.setattr(gdml.pp, "embed", lambda slide, encoder, **how: asked.append(how["precision"]))
+    with distributed.LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster:
+        for precision in ("auto", "fp32"):
+            assert embed(images, "--precision", precision, "--scheduler", cluster.scheduler_address) == 0
+    assert asked == ["bf16", "bf16", "fp32", "fp32"]
 
 
 @pytest.mark.parametrize(

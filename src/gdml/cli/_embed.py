@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +156,11 @@ def _on_workers(client: Any, job: EmbedJob, items: Sequence["Item"], cache: Path
     """Embed slides on the workers of a Dask cluster; rows as they are done."""
     from gdml.corpus.each import each
     from gdml.corpus.shared import check_shared
+    from gdml.pp.workers import settled_precision
 
+    how = dict(job.embed)
+    how["precision"] = settled_precision(client, how["device"], how["precision"])
+    job = replace(job, embed=tuple(how.items()))
     cache.mkdir(parents=True, exist_ok=True)
     check_shared(client, cache, [item.path for item in items])
     for name, outcome in each(client, embed_item, {item.name: (job, item) for item in items}):

@@ -22,6 +22,7 @@ from gdml.corpus.states import DONE, FAILED, State
 from gdml.corpus.table import tabulate, write_table
 from gdml.corpus.tasks import check_client
 from gdml.encoders.device import use_bf16
+from gdml.pp.workers import settled_precision
 from gdml.spots.lattice import check_lattice
 
 from ._devices import device_names
@@ -130,7 +131,7 @@ def predict_slides(
         If ``out`` is a file, or holds files that are not gdml's.
     ValueError
         If the manifest has problems, which are listed; if ``out`` holds results of another model or other options, or
-        an argument is not valid.
+        an argument is not valid; if workers of ``client`` differ in precision or in their version of gdml.
     TypeError
         If an argument is of another kind.
     OSError
@@ -163,6 +164,7 @@ def predict_slides(
     if client is not None:
         check_client(client)
     used = device_names(devices, client)
+    settled = precision if client is None else settled_precision(client, used[0], precision)
     trained = as_model(model)
     identity = model_encoder(trained, encoder).identity
     options = Options(
@@ -183,6 +185,7 @@ def predict_slides(
     )
     folder = open_folder(out, "predictions", _about(trained, options, identity), suffix=".zarr")
     options = replace(options, model=_saved(trained, model, folder))
+    options = replace(options, precision=settled)
     jobs = [Job(folder, partial(predict_slide, options=replace(options, device=one)), takeover_s) for one in used]
     states = _run(jobs, items, client)
     table = tabulate(folder, [states[item.name] for item in items], _COLUMNS).astype({"n_tiles": "Int64"})
