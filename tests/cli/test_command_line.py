@@ -15,6 +15,7 @@ import pyvips
 import gdml
 from gdml.cli import main
 from gdml.features import open_path
+from gdml.pp import workers
 from gdml.pp._extract import Extractor
 
 ROOT = Path(__file__).parents[2]
@@ -273,10 +274,11 @@ def test_a_slide_that_fails_leaves_the_others_alone(images, capsys):
 
 def test_outlines_say_where_the_tissue_is(images, tmp_path, capsys):
     square = lambda side: [[[0, 0], [side, 0], [side, side], [0, side], [0, 0]]]
+    (tmp_path / "{cohort}").mkdir()  # of braces, {name} alone is filled in
     for name, side in (("S1", 250), ("S2", 120)):
         outline = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": square(side)}}
-        (tmp_path / f"{name}.geojson").write_text(json.dumps(outline))
-    assert embed(images, "--outlines", tmp_path / "{name}.geojson") == 0
+        (tmp_path / "{cohort}" / f"{name}.geojson").write_text(json.dumps(outline))
+    assert embed(images, "--outlines", "{cohort}/{name}.geojson") == 0
     assert "features of 5 tiles" in capsys.readouterr().out  # 2 x 2 and one
 
 
@@ -300,12 +302,27 @@ def test_embed_on_a_scheduler(images, tmp_path, capsys):
     assert {path.name for path in stores()} == first
 
 
+def test_all_workers_encode_with_one_precision(images, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    asked = []
+    monkeypatch.setattr(
+        workers, "_about", lambda device, precision: ("1", "bf16" if precision == "auto" else precision)
+    )
+    monkeypatch.setattr(gdml.pp, "embed", lambda slide, encoder, **how: asked.append(how["precision"]))
+    with distributed.LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster:
+        for precision in ("auto", "fp32"):
+            assert embed(images, "--precision", precision, "--scheduler", cluster.scheduler_address) == 0
+    assert asked == ["bf16", "bf16", "fp32", "fp32"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--shard", "3/2"], "`shard` is '3/2'"),
         (["--um-per-px", "-1"], "`--um-per-px` must be positive"),
         (["--encoder", "unu"], "`encoder` is 'unu', which is not known. Did you mean"),
+        (["--outlines", "{name}.geojson"], "`tissue`: 2 files missing"),
+        (["--outlines", "S1.geojson"], "give True, False, or a path with {name}"),
         (["--weights", "nothing.safetensors"], "`encoder` does not take these options"),
         (["--cache-dir", "/proc/nothing"], "choose another folder with --cache-dir"),
         (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers"),

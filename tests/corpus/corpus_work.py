@@ -58,4 +58,4 @@ def call(job, items, begun):
 
     seen = start(job, items)
     begun.touch()
-    run_here(job, items, seen, told=lambda state: None)
+    run_here(job, items, seen, report=lambda state: None)

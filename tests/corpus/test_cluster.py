@@ -70,7 +70,7 @@ def test_workers_that_do_not_see_the_files(corpus, threads, monkeypatch):
         check_shared(threads.client, corpus.folder.path, [corpus.items[0].path.parent / "/nowhere/x.svs"])
     corpus_job = replace(corpus.job(), folder=replace(corpus.folder, path=corpus.root / "gone"))
     with pytest.raises(FileNotFoundError):
-        run_with_dask(threads.client, corpus_job, corpus.items, {}, told=print)
+        run_with_dask(threads.client, corpus_job, corpus.items, {}, report=print)
 
 
 def test_a_slide_that_dask_gives_up(corpus, threads, monkeypatch):

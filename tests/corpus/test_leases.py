@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +131,21 @@ def test_a_claim_that_is_overtaken_between_looking_and_writing(tmp_path, monkeyp
         patch.setattr(leases, "_is_dead", dead)
         assert claim(folder, Watch(60)) is None
     assert others[1].held() and os.listdir(folder) == ["3"]
+
+
+def test_no_dead_lease_comes_into_force_while_a_lease_is_released(tmp_path, monkeypatch, dead_pid):
+    folder, unlink, in_force = tmp_path / "a", Path.unlink, []
+    for _ in range(2):
+        claim_as(monkeypatch, folder, pid=dead_pid)
+    lease = claim(folder, Watch(60))
+
+    def look(path, **options):
+        unlink(path, **options)
+        in_force.append(max(os.listdir(folder), default=None))
+
+    monkeypatch.setattr(Path, "unlink", look)
+    lease.release()
+    assert in_force == ["3", "3", None]
 
 
 def test_a_folder_that_is_removed_between_making_and_writing(tmp_path, monkeypatch):

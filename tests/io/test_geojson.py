@@ -159,7 +159,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("gdml.io._geojson.os.replace", fail)
+    monkeypatch.setattr("gdml._files.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         to_geojson(adata, "MUC1", path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

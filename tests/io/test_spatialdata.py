@@ -10,7 +10,7 @@ import spatialdata as sd
 from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spatialdata.models import TableModel, get_model
+from spatialdata.models import Image2DModel, TableModel, get_model
 from spatialdata.transformations import Scale, Sequence, Translation, get_transformation, set_transformation
 
 import gdml
@@ -100,7 +100,19 @@ def test_the_full_image_is_read_block_by_block_when_it_is_needed(predicted, monk
     assert calls == [(512, 512, 512, 512, 1)]
     half = np.moveaxis(image["scale1"]["image"].compute().to_numpy(), 0, -1)
     np.testing.assert_array_equal(half[:512, :512], slide.read_region(0, 0, 1024, 1024, (512, 512)))
+    np.testing.assert_array_equal(half[512:, 512:], slide.read_region(1024, 1024, 76, 76, (38, 38)))
     assert half.shape == (550, 550, 3) and list(image.children) == ["scale0", "scale1", "scale2"]
+
+
+def test_levels_of_an_image_extend_alike(monkeypatch):
+    monkeypatch.setattr(lazy, "_SMALLEST", 64)
+    tree = lazy.lazy_image(np.zeros((301, 207, 3), np.uint8), {"global": 1.0})
+    levels = [child["image"] for child in tree.children.values()]
+    assert [level.shape for level in levels] == [(3, 301, 207), (3, 150, 103), (3, 75, 51)]
+    for level in levels:
+        for axis, side in (("y", 301), ("x", 207)):
+            step = side / level.sizes[axis]
+            np.testing.assert_allclose(level[axis], step / 2 + step * np.arange(level.sizes[axis]))
 
 
 @pytest.mark.parametrize("multiple", [1, 4])
@@ -265,6 +277,28 @@ def test_a_file_with_other_pixels_is_not_named(predicted, tmp_path):
     assert "source_image_path" not in back.uns["spatial"]["S1"]["metadata"]
     with pytest.raises(ValueError, match="only downscaled images"):
         pp.tile(back)
+
+
+def test_an_image_that_was_replaced_in_memory_is_not_the_one_in_the_store(predicted, tmp_path):
+    to_spatialdata(predicted).write(tmp_path / "x.zarr")
+    sdata = sd.read_zarr(tmp_path / "x.zarr")
+    for entry in sdata["table"].uns["spatial"].values():
+        entry["metadata"]["source_image_path"] = "gone.jpg"
+    places = get_transformation(sdata["S1_full_image"], get_all=True)
+    white = np.full((3, SIZE, SIZE), 255, np.uint8)
+    sdata.images["S1_full_image"] = Image2DModel.parse(white, dims=("c", "y", "x"), transformations=places)
+    back = from_spatialdata(sdata)
+    assert "source_image_path" not in back.uns["spatial"]["S1"]["metadata"]
+    assert path_of(back, "S2") == str(tmp_path / "x.zarr" / "images" / "S2_full_image")
+
+
+def test_scale_factors_of_other_coordinates_are_left_out(predicted):
+    predicted.uns["spatial"]["S1"]["scalefactors"]["microns_per_pixel"] = 0.5
+    sdata = to_spatialdata(predicted)
+    factors = lambda: from_spatialdata(sdata).uns["spatial"]["S1"]["scalefactors"]
+    assert factors()["microns_per_pixel"] == 0.5
+    sdata["table"].obsm["spatial"] = sdata["table"].obsm["spatial"] / 2
+    assert "microns_per_pixel" not in factors()
 
 
 # from a SpatialData of others

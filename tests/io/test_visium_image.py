@@ -32,6 +32,13 @@ def test_of_two_images_of_one_size_that_of_this_section_is_taken(run_folder, sli
     assert known_image(read_visium(run.outs)) == str(run.outs / "this.tif")
 
 
+def test_an_image_that_shows_nothing_does_not_stand_beside_the_one_that_shows_the_section(run_folder, slide_picture):
+    run = run_folder()
+    slide_picture().save(run.outs / "this.tif")
+    Image.new("RGB", slide_picture().size, "white").save(run.outs / "mask.tif")
+    assert known_image(read_visium(run.outs)) == str(run.outs / "this.tif")
+
+
 def test_two_images_of_the_section_are_named_and_none_is_taken(run_folder, slide_picture, log):
     run = run_folder()
     for name in ("a.tif", "b.jpg"):

@@ -23,6 +23,7 @@ from gdml.features.tiles import distinct_tiles
 from gdml.pp import _memory, load_features
 from gdml.pp._read_ahead import read_ahead
 from gdml.pp._tokens import thin_tokens
+from gdml.pp.stores import has_features
 from gdml.slides.neighbors import neighbor_tiles
 from gdml.spots.features import bank_rows
 from gdml.spots.resolve import Spots
@@ -266,6 +267,18 @@ def test_other_image_encoder_or_geometry_is_another_store():
     embed(adata, tokens="all")
     assert len(paths) == 6
     assert len({neighbors for _, neighbors in paths}) == 5  # of neighbours no tokens are kept in any case
+
+
+def test_whether_there_are_features_is_known_without_the_image(tmp_path):
+    adata, images = tiled()
+    how = {"tokens": "pooled", "precision": "fp32"}
+    found = lambda **other: has_features(Spots.resolve(adata), Mean(), **{**how, **other})
+    assert not found(), "there is no cache"
+    gdml.pp.embed(adata, Mean(), image=images, **how)
+    assert found() and found(cache_dir=tmp_path)
+    assert not found(precision="bf16") and not found(tokens="grid7") and not found(cache_dir=tmp_path / "other")
+    tiled(adata, {"A": image(seed=1)})
+    assert not found(), "another image"
 
 
 def test_several_slides_and_round_trip(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gdml
-from gdml.pp import _cluster
+from gdml.pp import _cluster, workers
 from gdml.pp._embed_slide import SlideTask
 from gdml.pp._plan import Plan
 from gdml.spots.features import load_features
@@ -165,7 +165,7 @@ def test_a_worker_without_the_device_is_named(slides, client, tmp_path):
 
 
 def test_precision_is_that_of_the_workers(slides, client, tmp_path, monkeypatch):
-    monkeypatch.setattr(_cluster, "_about", lambda plan: ("1", "bf16"))
+    monkeypatch.setattr(workers, "_about", lambda device, precision: ("1", "bf16"))
     one = slides[slides.obs["library_id"] == "S1"][:1].copy()
     gdml.pp.embed(one, "box", client=client, cache_dir=tmp_path, tokens="pooled", neighbors="lattice")
     assert one.uns["gdml"]["features"]["precision"] == "bf16"

@@ -73,6 +73,7 @@ def test_the_scale_follows_from_the_written_positions(image, layout, spacing_um)
     slide = grid(image, 40, spacing_um=spacing_um, layout=layout, um_per_px=0.47)
     row, col = slide.obs["array_row"], slide.obs["array_col"]
     assert grid_kind(row, col) == layout
+    assert slide.uns["spatial"]["slide"]["metadata"]["spot_pitch_um"] == pytest.approx(spacing_um or 40)
     found = um_per_px_from_grid(slide.obsm["spatial"], row, col, spacing_um or 40)
     assert found == pytest.approx(0.47, rel=1e-9)
     at = Spots.resolve(slide).grid("slide")

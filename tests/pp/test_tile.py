@@ -11,9 +11,15 @@ from PIL import Image
 import gdml
 from gdml.slides import open_slide
 from gdml.spots.coordinates import check_adata, libraries, spot_coordinates
-from gdml.spots.images import open_tiled, resolve_image
+from gdml.spots.images import open_as_tiled, resolve_image, tiled_image
 
 PITCH_PX, SIZE = 100, (700, 900)  # legacy ST: 200 um a step, 2 um per px
+
+
+def open_tiled(adata, library, image=None, *, key="gdml"):
+    """Open the image that gdml.pp.tile recorded for a slide, or the one in its place."""
+    record = adata.uns[key]["tiles"]["slides"][library]
+    return open_as_tiled(tiled_image(adata, library, image, key=key), library, record)
 
 
 def make(names=("S1",), *, folder=None):

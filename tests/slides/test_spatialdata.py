@@ -153,6 +153,17 @@ def test_large_chunks_are_read_once_for_all_their_regions(chunks, kept, monkeypa
     assert not chunks_kept._kept
 
 
+def test_images_that_are_read_in_turn_do_not_show_each_other():
+    pixels = [np.full((3, 40, 40), value, np.uint8) for value in (50, 200)]
+    slides = [
+        open_slide(Image2DModel.parse(da.from_array(one, chunks=(3, 20, 20)), dims=("c", "y", "x"))) for one in pixels
+    ]
+    for _ in range(2):
+        assert [int(slide.read_region(0, 0, 30, 30, (30, 30)).mean()) for slide in slides] == [50, 200]
+    slides[0].close()
+    assert slides[1].read_region(0, 0, 30, 30, (30, 30)).mean() == 200
+
+
 def test_chunks_of_all_images_share_one_bound():
     kept, made = Chunks(250), []
 

@@ -112,6 +112,25 @@ def test_fraction_of_polygons_is_exact(polygons, xy, side):
     assert abs(drawn - tissue.area) <= 2 * tissue.length + 10  # the labels differ in the pixels of the outline
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(3, 25), min_size=1, max_size=7), min_size=1, max_size=3), st.randoms())
+def test_islands_in_holes_are_drawn(nests, order):
+    """Boxes one within the other, in turn tissue and hole; a thin ring has less area than the island in it."""
+    polygons = []
+    for i, walls in enumerate(nests):
+        inset = np.cumsum([0, *walls])
+        boxes = [shapely.box(100 * i + d, d, 100 * i + 98 - d, 98 - d) for d in inset[inset < 45]]
+        polygons += [
+            shapely.difference(*boxes[j : j + 2]) if j + 1 < len(boxes) else boxes[j] for j in range(0, len(boxes), 2)
+        ]
+    order.shuffle(polygons)
+    found = tissue_from_geojson([feature(polygon) for polygon in polygons], (300, 100))
+    x, y = (axis.ravel() + 0.5 for axis in np.meshgrid(np.arange(300), np.arange(100)))
+    tissue = shapely.union_all(polygons)
+    clear = shapely.distance(tissue.boundary, shapely.points(x, y)) > 1
+    np.testing.assert_array_equal(found.labels.ravel()[clear], shapely.contains_xy(tissue, x, y)[clear])
+
+
 def test_every_form_of_geojson(tmp_path):
     ring = shapely.Polygon([(10, 10), (60, 10), (60, 60), (10, 60)], [[(20, 20), (50, 20), (50, 50), (20, 50)]])
     two = shapely.MultiPolygon([ring, shapely.box(30, 30, 40, 40)])  # an island in the hole

@@ -12,6 +12,14 @@ import pytest
 import gdml
 from gdml.pp import embedding
 
+UNLIKE = SimpleNamespace(  # a client of two workers
+    submit=print,
+    scheduler_info=print,
+    scheduler=SimpleNamespace(address="tcp://scheduler:8786"),
+    wait_for_workers=lambda n: None,
+    run=lambda *args, **kwargs: {"a": ("1", "fp32"), "b": ("1", "bf16")},
+)
+
 
 @pytest.fixture(scope="module")
 def manifest(_synthetic, _fitted):
@@ -167,6 +175,7 @@ def test_outlines_of_each_slide(manifest, model, tmp_path):
             ValueError,
             "start a worker for each GPU",
         ),
+        ({"client": UNLIKE}, ValueError, "pass precision='fp32' or precision='bf16'"),
         ({"tissue": "outline.geojson"}, ValueError, "{name}"),
         ({"min_tissue": 2}, ValueError, "`min_tissue`"),
         ({"spacing_um": "far"}, TypeError, "`spacing_um`"),

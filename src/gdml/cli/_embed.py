@@ -3,18 +3,15 @@
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from . import _options
 
 if TYPE_CHECKING:
     from gdml.corpus.manifest import Item
-
-_busy = Lock()  # one slide at a time in a process: the threads of a worker share the memory of its device
 
 
 def add_command(commands: Any) -> None:
@@ -72,17 +69,20 @@ def run(options: argparse.Namespace) -> int:
     from gdml._marker import CACHE_DIR, check_writable
     from gdml._progress import bar
     from gdml.corpus.manifest import read_manifest, take_shard
+    from gdml.corpus.outlines import outlines_of
 
     _options.be_quiet(options)
     items = take_shard(read_manifest(_options.slide_table(options)), options.shard)
     cache = Path(options.cache_dir or gdml.settings.cache_dir).expanduser().absolute()
     check_writable(cache, "Features", "--cache-dir" if options.cache_dir else CACHE_DIR)
+    grid = _options.grid_options(options)
+    grid["tissue"] = outlines_of(grid["tissue"], items)
     job = EmbedJob(
         encoder=options.encoder,
         weights=None if options.weights is None else str(Path(options.weights).expanduser().absolute()),
         tile_um=options.tile_um,
         n_side=options.n_side,
-        grid=tuple(_options.grid_options(options).items()),
+        grid=tuple(grid.items()),
         embed=(
             ("tokens", options.tokens),
             ("neighbors", options.neighbors),
@@ -118,15 +118,16 @@ def embed_item(job: EmbedJob, item: "Item") -> dict[str, Any]:
     Row of the table: name, state, number of tiles, seconds, and the reason where it failed.
     """
     import gdml
+    from gdml.corpus.outlines import outline_of
+    from gdml.corpus.turns import one_slide_at_a_time
 
     start = time.monotonic()
     row = {"name": item.name, "state": "done", "n_tiles": 0, "reason": ""}
-    with _busy:
+    with one_slide_at_a_time:
         try:
             encoder = _encoder(job.encoder, job.weights)
             grid = dict(job.grid)
-            if isinstance(grid["tissue"], str):
-                grid["tissue"] = grid["tissue"].format(name=item.name)
+            grid["tissue"] = outline_of(grid["tissue"], item)
             slide = gdml.pp.grid(
                 item.path,
                 job.tile_um,
@@ -155,7 +156,11 @@ def _on_workers(client: Any, job: EmbedJob, items: Sequence["Item"], cache: Path
     """Embed slides on the workers of a Dask cluster; rows as they are done."""
     from gdml.corpus.each import each
     from gdml.corpus.shared import check_shared
+    from gdml.pp.workers import settled_precision
 
+    how = dict(job.embed)
+    how["precision"] = settled_precision(client, how["device"], how["precision"])
+    job = replace(job, embed=tuple(how.items()))
     cache.mkdir(parents=True, exist_ok=True)
     check_shared(client, cache, [item.path for item in items])
     for name, outcome in each(client, embed_item, {item.name: (job, item) for item in items}):

@@ -8,7 +8,7 @@ from ._watch import Watch
 from .job import MOST_DEATHS, Job
 from .leases import dead_holder
 from .manifest import Item
-from .run import Pause, Told
+from .run import Pause, Report
 from .shared import check_shared
 from .states import State
 from .tasks import Tasks
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run_with_dask(
-    client: "Client", job: Job, items: Sequence[Item], seen: Mapping[str, str], told: Told
+    client: "Client", job: Job, items: Sequence[Item], seen: Mapping[str, str], report: Report
 ) -> dict[str, State]:
     """Do the slides as tasks of a Dask cluster, one slide at a time on each worker.
 
@@ -34,7 +34,7 @@ def run_with_dask(
         The slides.
     seen
         As :func:`gdml.corpus.run.start` returned it.
-    told
+    report
         Called with the state of each slide, once it is done or failed.
 
     Returns
@@ -62,7 +62,7 @@ def run_with_dask(
                 state = job.settled(item, seen.get(item.name, ""))
                 if state is not None:
                     found[item.name] = state
-                    told(state)
+                    report(state)
                 elif dead is None:  # this process watches for all, so that no worker need wait
                     busy.append(item)
                 else:
@@ -78,7 +78,7 @@ def run_with_dask(
                     busy.append(by_name[name])
                     continue
                 found[name] = outcome
-                told(outcome)
+                report(outcome)
             if not waiting:
                 waiting, busy = busy, deque()
                 if waiting and not over:

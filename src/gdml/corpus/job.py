@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from .folder import Folder
 from .leases import Lease, claim
 from .manifest import Item
 from .states import DONE, FAILED, QUEUED, RUNNING, State, failed, now, read_state, source_of, write_state
+from .turns import one_slide_at_a_time
 
 #: Function of one slide: takes it, the path of its result, which it makes, and a folder for what is worth keeping if
 #: the process is killed; returns plain values for the table.
@@ -23,7 +23,6 @@ Function = Callable[[Item, Path, Path], Mapping[str, Any]]
 
 #: A slide whose process died as often as this is marked as failed: it may be what kills them.
 MOST_DEATHS = 3
-_one_at_a_time = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -88,7 +87,7 @@ class Job:
         state = self.settled(item, seen)
         if state is not None:
             return state
-        with _one_at_a_time:  # threads of a process would share its settings and its memory
+        with one_slide_at_a_time:
             try:
                 lease = claim(self.folder.leases(item.name), watch)
             except OSError as error:

@@ -8,14 +8,14 @@ from typing import Any
 
 from .job import MOST_DEATHS, Job
 from .manifest import Item
-from .run import Pause, Told, run_here
+from .run import Pause, Report, run_here
 from .states import State
 
 _IDLE = 20  # times that a look at the states takes, between two of them: they are many
 
 
 def run_in_processes(
-    jobs: Sequence[Job], items: Sequence[Item], seen: Mapping[str, str], told: Told
+    jobs: Sequence[Job], items: Sequence[Item], seen: Mapping[str, str], report: Report
 ) -> dict[str, State]:
     """Do the slides in a process for each job; the claims deal them out.
 
@@ -29,7 +29,7 @@ def run_in_processes(
         The slides.
     seen
         As :func:`gdml.corpus.run.start` returned it.
-    told
+    report
         Called with the state of each slide, once it is done or failed.
 
     Returns
@@ -60,7 +60,7 @@ def run_in_processes(
                     left.append(item)
                     continue
                 found[item.name] = state
-                told(state)
+                report(state)
             moved, pending = len(left) < len(pending), left
             for i, process in enumerate(processes):
                 if process.is_alive() or not pending:
@@ -77,7 +77,7 @@ def run_in_processes(
                     processes[i] = begin(jobs[i])
             if not any(process.is_alive() for process in processes) and pending:
                 # their states cannot be written, as on a full disk: this process says so
-                rest = run_here(jobs[0], pending, seen, told)
+                rest = run_here(jobs[0], pending, seen, report)
                 return {**found, **rest}
             pause.sleep(moved=moved, left=bool(pending), least=_IDLE * (time.monotonic() - begun))
         return found
@@ -90,4 +90,4 @@ def run_in_processes(
 
 def _work(job: Job, items: list[Item], seen: dict[str, str]) -> None:
     with suppress(KeyboardInterrupt):  # the calling process tells
-        run_here(job, items, seen, told=lambda state: None)
+        run_here(job, items, seen, report=lambda state: None)

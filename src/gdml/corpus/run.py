@@ -11,7 +11,7 @@ from .leases import claim
 from .manifest import Item
 from .states import FAILED, State, queue, read_state
 
-Told = Callable[[State], object]
+Report = Callable[[State], object]
 _LOOKS_S = 0.1, 5.0  # shortest and longest time between two looks at what others do
 
 
@@ -45,7 +45,7 @@ def start(job: Job, items: Sequence[Item]) -> dict[str, str]:
     return seen
 
 
-def run_here(job: Job, items: Sequence[Item], seen: Mapping[str, str], told: Told) -> dict[str, State]:
+def run_here(job: Job, items: Sequence[Item], seen: Mapping[str, str], report: Report) -> dict[str, State]:
     """Do the slides one after another, and wait for those that other processes do.
 
     Parameters
@@ -56,7 +56,7 @@ def run_here(job: Job, items: Sequence[Item], seen: Mapping[str, str], told: Tol
         The slides.
     seen
         As :func:`start` returned it.
-    told
+    report
         Called with the state of each slide, once it is done or failed.
 
     Returns
@@ -73,7 +73,7 @@ def run_here(job: Job, items: Sequence[Item], seen: Mapping[str, str], told: Tol
                 busy.append(item)
                 continue
             found[item.name] = state
-            told(state)
+            report(state)
         pause.sleep(moved=len(busy) < len(pending), left=bool(busy))
         pending = busy
     return found

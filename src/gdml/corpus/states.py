@@ -4,11 +4,12 @@ import json
 import os
 import time
 import traceback
-import uuid
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from gdml._files import write_text
 
 from .manifest import Item
 
@@ -124,13 +125,7 @@ def write_state(path: Path, state: State) -> None:
     OSError
         If it cannot be written.
     """
-    made = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        made.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-        os.replace(made, path)
-    except OSError:
-        made.unlink(missing_ok=True)
-        raise
+    write_text(path, json.dumps(asdict(state), indent=1))
 
 
 def failed(state: State, attempt: str, start: float, error: Exception) -> State:

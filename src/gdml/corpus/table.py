@@ -1,10 +1,10 @@
 """The table of a corpus."""
 
-import os
-import uuid
 from collections.abc import Iterable
 
 import pandas as pd
+
+from gdml._files import write_text
 
 from .folder import Folder
 from .states import DONE, State, read_state
@@ -67,11 +67,5 @@ def write_table(folder: Folder, columns: Iterable[str] = ()) -> pd.DataFrame:
     """
     files = sorted((folder.path / "state").glob("[!.]*.json"))
     found = tabulate(folder, filter(None, map(read_state, files)), columns)
-    made = folder.table.with_name(f".{folder.table.name}-{uuid.uuid4().hex}")
-    try:
-        found.to_csv(made, index=False)
-        os.replace(made, folder.table)
-    except OSError:
-        made.unlink(missing_ok=True)
-        raise
+    write_text(folder.table, found.to_csv(index=False))
     return found

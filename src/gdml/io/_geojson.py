@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import check_count, did_you_mean, some
+from gdml._files import write_text
 from gdml.spots.images import slide_entry
 from gdml.spots.resolve import Spots
 
@@ -122,7 +122,7 @@ def to_geojson(
     collection = {"type": "FeatureCollection", "features": features, "gdml": about}
     if target is None:
         return collection
-    _write(target, collection)
+    write_text(target, json.dumps(collection, allow_nan=False, separators=(",", ":")))
     return None
 
 
@@ -232,14 +232,3 @@ def _paint(features: list[dict[str, Any]], values: NDArray[np.float64], gene: st
     ramp = shades(np.arange(n_classes) / (n_classes - 1), bytes=True)[:, :3].tolist()
     for i, place in zip(shown.tolist(), np.searchsorted(edges, known, side="right").tolist(), strict=True):
         features[i]["properties"]["classification"] = {"name": f"{gene} Q{place + 1}", "color": ramp[place]}
-
-
-def _write(target: Path, collection: dict[str, Any]) -> None:
-    """Write a file whole, or not at all."""
-    text = json.dumps(collection, allow_nan=False, separators=(",", ":"))
-    unfinished = target.with_name(f".{target.name}-{os.getpid()}-unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -98,8 +98,8 @@ def read_visium(
     `segmented outputs
     <https://www.10xgenomics.com/support/software/space-ranger/latest/analysis/outputs/segmented-outputs>`_.
 
-    The whole matrix is in memory: 3 million bins of 2 um with 25 million non-zero counts took 3.1 GB. A larger size that
-    the folder has is read from there, which is cheaper than summing small bins.
+    The whole matrix is in memory, which for bins of 2 um takes gigabytes. A larger size that the folder has is read from
+    there, which is cheaper than summing small bins.
 
     Examples
     --------

@@ -6,22 +6,20 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from socket import gethostname
-from threading import Lock
 from typing import Any
-
-from scanpy import logging as logg
 
 from gdml._errors import count, some
 from gdml.corpus.each import each
 from gdml.corpus.shared import check_shared
 from gdml.corpus.tasks import check_client
+from gdml.corpus.turns import one_slide_at_a_time
 
 from ._embed_slide import EmbeddedSlide, SlideTask, embed_slide
 from ._extract import Extractor
 from ._plan import Plan
+from .workers import settled_precision
 
 _RESUMED = "the next call finds the tiles that were stored"
-_busy = Lock()  # one slide at a time in a process, however many threads it has: they share the memory of its device
 
 
 def check_plan(plan: Plan, client: Any) -> None:
@@ -64,32 +62,8 @@ def settle(plan: Plan, client: Any) -> Plan:
     """
     if plan.weights is not None:
         plan = replace(plan, weights=os.path.abspath(os.path.expanduser(plan.weights)))
-    plan = replace(plan, device=str(plan.device))
-    logg.info(f"embed: waiting for workers of {client.scheduler.address}")
-    client.wait_for_workers(1)
-    versions, precisions = set(), set()
-    for worker, found in client.run(_about, plan, on_error="return").items():
-        if isinstance(found, BaseException):
-            found.add_note(f"Raised on the worker {worker}.")
-            raise found
-        versions.add(found[0])
-        precisions.add(found[1])
-    if len(versions) > 1:
-        raise ValueError(f"The workers have gdml {some(sorted(versions))}; install one version on all machines.")
-    if len(precisions) > 1:
-        raise ValueError(
-            "`precision='auto'` is fp32 on some workers and bf16 on others, so that features would differ; pass "
-            "precision='fp32' or precision='bf16'."
-        )
-    return replace(plan, precision=precisions.pop())
-
-
-def _about(plan: Plan) -> tuple[str, str]:
-    """Version and precision of a worker."""
-    from gdml import __version__
-    from gdml.encoders.device import resolve_device, use_bf16
-
-    return __version__, "bf16" if use_bf16(resolve_device(plan.device), plan.precision) else "fp32"
+    device = str(plan.device)
+    return replace(plan, device=device, precision=settled_precision(client, device, plan.precision))
 
 
 def embed_on_workers(
@@ -163,7 +137,7 @@ def _embed_on_worker(task: SlideTask, plan: Plan, identity: str) -> EmbeddedSlid
             f"The image of slide {task.name!r}, {str(task.source)!r}, does not exist on the worker {gethostname()!r}; "
             "put the images on a file system that all machines share."
         )
-    with _busy:
+    with one_slide_at_a_time:
         return embed_slide(task, _extractor(plan, identity), lambda found, done: None)
 
 

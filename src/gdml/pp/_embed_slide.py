@@ -104,27 +104,41 @@ def embed_slide(task: SlideTask, extractor: Extractor, progress: Callable[[int, 
             slide.close()
 
 
+def spec_of(record: Mapping[str, Any], fingerprint: str, extractor: Extractor) -> FeatureSpec:
+    """Name what the features of a slide's own tiles depend on.
+
+    Parameters
+    ----------
+    record
+        Record of the slide by :func:`gdml.pp.tile`.
+    fingerprint
+        Of its image.
+    extractor
+        Encodes the tiles.
+    """
+    return FeatureSpec(
+        image=fingerprint,
+        encoder=extractor.identity,
+        um_per_px=float(record["um_per_px"]),
+        side_px=float(record["side_px"]),
+        tile_px=extractor.encoder.tile_px,
+        tokens=extractor.tokens,
+    )
+
+
 def _encode(
     slide: Slide, task: SlideTask, extractor: Extractor, progress: Callable[[int, int], object]
 ) -> EmbeddedSlide:
     centers, inside = neighbor_tiles(task.xy, task.record, task.n_side, task.neighbors)
     xy, around = task.xy, centers[inside]
-    side_px = float(task.record["side_px"])
-    spec = FeatureSpec(
-        image=slide.fingerprint(),
-        encoder=extractor.identity,
-        um_per_px=float(task.record["um_per_px"]),
-        side_px=side_px,
-        tile_px=extractor.encoder.tile_px,
-        tokens=extractor.tokens,
-    )
+    spec = spec_of(task.record, slide.fingerprint(), extractor)
     own = _open(task.folder, spec, extractor)
     others = own if spec.tokens == "pooled" else _open(task.folder, replace(spec, tokens="pooled"), extractor)
 
     def encode(store: FeatureStore, centers: NDArray[np.float64]) -> int:
         centers = distinct_tiles(centers)
         progress(len(centers), 0)
-        extractor.run(slide, store, centers, side_px, progress=lambda n: progress(0, n))
+        extractor.run(slide, store, centers, spec.side_px, progress=lambda n: progress(0, n))
         return len(centers)
 
     n_encoded = encode(own, xy[own.missing(xy, verify=True)])

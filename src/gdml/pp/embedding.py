@@ -14,7 +14,6 @@ from gdml import _keys
 from gdml._errors import count, did_you_mean, some
 from gdml._marker import CACHE_DIR, check_writable
 from gdml._progress import bar, tell
-from gdml._settings import settings
 from gdml.features import FeatureBank
 from gdml.slides.neighbors import Neighbors
 from gdml.spots.images import HIRES, tiled_image
@@ -27,6 +26,7 @@ from ._extract import Extractor
 from ._plan import Plan
 from ._scale import warn_of_scale
 from ._tokens import Tokens
+from .stores import stores_folder
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ def embed_spots(
     if neighbors not in get_args(Neighbors):
         raise ValueError(f"`neighbors` is {neighbors!r}. {did_you_mean(neighbors, get_args(Neighbors))}")
     plan = Plan(encoder, tokens, weights, encoder_name, batch_size, device, precision, compile)
-    folder = Path(cache_dir or settings.cache_dir).expanduser().absolute() / "features"
+    folder = stores_folder(cache_dir)
     with _stored_in(folder, from_settings=cache_dir is None):
         if client is None:
             extractor = plan.make()

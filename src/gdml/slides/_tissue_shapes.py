@@ -165,13 +165,11 @@ def _drawn(shape: BaseGeometry, size: tuple[int, int]) -> NDArray[np.uint8]:
     shrink = max(max(size) / _LONGEST, 1.0)
     width, height = (max(round(side / shrink), 1) for side in size)
     # pixel (i, j) covers [i, i + 1), and Pillow draws through the centres of pixels
-    factors, labels = np.array([width / size[0], height / size[1]]), np.zeros((height, width), np.uint8)
-    for polygon in shapely.get_parts(shape):
-        if polygon.geom_type != "Polygon":
-            continue
-        one = Image.new("L", (width, height))
-        draw = ImageDraw.Draw(one)
+    factors, labels = np.array([width / size[0], height / size[1]]), Image.new("L", (width, height))
+    draw = ImageDraw.Draw(labels)
+    polygons = [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"]
+    # an island lies in a hole of a polygon whose outline encloses more: it is drawn after that hole
+    for polygon in sorted(polygons, key=lambda one: shapely.Polygon(one.exterior).area, reverse=True):
         for ring, ink in [(polygon.exterior, TISSUE), *((hole, 0) for hole in polygon.interiors)]:
             draw.polygon([tuple(xy) for xy in np.asarray(ring.coords) * factors - 0.5], fill=ink)
-        labels |= np.asarray(one)
-    return labels
+    return np.array(labels)

@@ -118,15 +118,6 @@ def _of_spatialdata(name: str) -> bool:
     return name.startswith(f"{SPATIALDATA} ")
 
 
-def open_tiled(adata: AnnData, library: str, image: Any = None, *, key: str = _keys.KEY, own: Any = None) -> Slide:
-    """Open the image that :func:`gdml.pp.tile` recorded for a slide, at the recorded scale.
-
-    Arguments and errors are those of :func:`tiled_image` and :func:`open_as_tiled`.
-    """
-    source = tiled_image(adata, library, image, key=key, own=own)
-    return open_as_tiled(source, library, adata.uns[key][_keys.TILES]["slides"][library])
-
-
 def tiled_image(adata: AnnData, library: str, image: Any = None, *, key: str = _keys.KEY, own: Any = None) -> Any:
     """Find the image that :func:`gdml.pp.tile` recorded for a slide, or the one in its place.
 

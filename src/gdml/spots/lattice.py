@@ -64,7 +64,8 @@ def lattice_spots(
     -------
     The tiles as the spots of a new AnnData.
     """
-    _check_arguments(tile_um, spacing_um, layout, min_tissue, um_per_px, library_id, library_key)
+    check_lattice(spacing_um, layout, min_tissue)
+    _check_arguments(tile_um, um_per_px, library_id, library_key)
     check_count("tile_px", tile_px, hint="most encoders take 224")
     check_count("n_side", n_side, hint="the paper has 5")
     slide = open_slide(source)
@@ -124,11 +125,19 @@ def lattice_spots(
     return spots
 
 
-def _check_arguments(
-    tile_um: Any, spacing_um: Any, layout: Any, min_tissue: Any, um_per_px: Any, library_id: Any, library_key: Any
-) -> None:
-    if tile_um is not None:
-        check_number("tile_um", tile_um, above=0, hint="give um, or None for native pixels")
+def check_lattice(spacing_um: Any, layout: Any, min_tissue: Any) -> None:
+    """Refuse what no slide could be tiled with.
+
+    Parameters
+    ----------
+    spacing_um, layout, min_tissue
+        As in :func:`gdml.pp.grid`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is of another kind, or out of its range.
+    """
     if spacing_um is not None:
         check_number("spacing_um", spacing_um, above=0, hint="give um between the centres of neighbouring tiles")
     if layout not in get_args(Layout):
@@ -136,6 +145,11 @@ def _check_arguments(
     check_number("min_tissue", min_tissue, at_least=0, hint="give a share from 0 to 1")
     if min_tissue > 1:
         raise ValueError(f"`min_tissue` must be at most 1, found {min_tissue!r}; give a share from 0 to 1.")
+
+
+def _check_arguments(tile_um: Any, um_per_px: Any, library_id: Any, library_key: Any) -> None:
+    if tile_um is not None:
+        check_number("tile_um", tile_um, above=0, hint="give um, or None for native pixels")
     if um_per_px is not None:
         check_number("um_per_px", um_per_px, above=0, hint="give um per px of the full-resolution image")
         if not BOUNDS[0] <= um_per_px <= BOUNDS[1]:

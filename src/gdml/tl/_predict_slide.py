@@ -13,19 +13,16 @@ from anndata import AnnData
 
 from gdml import _keys
 from gdml.corpus.manifest import Item
-from gdml.features import FeatureSpec
-from gdml.features.store import store_path
+from gdml.corpus.outlines import outline_of
 from gdml.pp.embedding import embed_spots
-from gdml.spots.images import open_tiled
+from gdml.pp.stores import has_features
 
-from ._corpus_arguments import outline_of
 from ._features import model_encoder
 from ._model import as_model
 from ._predict_image import image_spots
 from ._predict_spots import predict_spots
 
 if TYPE_CHECKING:
-    from gdml.spots.resolve import Spots
     from gdml.training import TrainedModel
 
 PREDICT_SLIDES = "gdml.tl.predict_slides"
@@ -105,15 +102,18 @@ def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) 
             min_tissue=options.min_tissue,
             call=PREDICT_SLIDES,
         )
-        keep = options.keep_features or _is_cached(spots, item.name, trained, options.cache_dir)
+        how: dict[str, Any] = {
+            "tokens": trained.features["tokens"],
+            "device": options.device,
+            "precision": options.precision,
+        }
+        keep = options.keep_features or has_features(spots, encoder, cache_dir=options.cache_dir, **how)
         embed_spots(
             spots,
             encoder,
-            tokens=trained.features["tokens"],
             neighbors=trained.features.get("neighbors", "exact"),
-            device=options.device,
-            precision=options.precision,
             cache_dir=options.cache_dir if keep else scratch,
+            **how,
         )
         _, _, seen = predict_spots(
             spots,
@@ -149,33 +149,6 @@ def _load(model: str, weights: str, encoder: Any) -> tuple["TrainedModel", Any]:
     """Model and encoder, which a process reads once for all its slides; ``weights`` tells a folder that was changed."""
     trained = as_model(model)
     return trained, model_encoder(trained, encoder)
-
-
-def _is_cached(spots: "Spots", name: str, trained: "TrainedModel", cache_dir: str) -> bool:
-    """Whether the cache has features of this slide, which are then used and completed there."""
-    folder = Path(cache_dir).expanduser() / "features"
-    if not folder.is_dir():
-        return False
-    scale = spots.adata.uns[spots.key][_keys.TILES]["slides"][name]
-    slide = open_tiled(spots.adata, name, None, key=spots.key)
-    try:
-        image = slide.fingerprint()
-    finally:
-        slide.close()
-    return any(
-        store_path(
-            folder,
-            FeatureSpec(
-                image=image,
-                encoder=trained.features["identity"] + rounded,
-                um_per_px=float(scale["um_per_px"]),
-                side_px=float(scale["side_px"]),
-                tile_px=int(trained.tiles["tile_px"]),
-                tokens=trained.features["tokens"],
-            ),
-        ).is_dir()
-        for rounded in ("", " bf16")
-    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 
 from gdml._errors import check_count, check_number, count, some
 from gdml._progress import bar, tell
@@ -15,12 +16,16 @@ from gdml._settings import settings
 from gdml.corpus.folder import Folder, open_folder
 from gdml.corpus.job import Job
 from gdml.corpus.manifest import Item, read_manifest, take_shard
+from gdml.corpus.outlines import outlines_of
 from gdml.corpus.run import run_here, start, tidy
 from gdml.corpus.states import DONE, FAILED, State
 from gdml.corpus.table import tabulate, write_table
 from gdml.corpus.tasks import check_client
+from gdml.encoders.device import use_bf16
+from gdml.pp.workers import settled_precision
+from gdml.spots.lattice import check_lattice
 
-from ._corpus_arguments import check_tiles, device_names, outlines_of
+from ._devices import device_names
 from ._features import model_encoder
 from ._model import IN_MEMORY, as_model
 from ._predict_slide import Options, predict_slide
@@ -126,7 +131,7 @@ def predict_slides(
         If ``out`` is a file, or holds files that are not gdml's.
     ValueError
         If the manifest has problems, which are listed; if ``out`` holds results of another model or other options, or
-        an argument is not valid.
+        an argument is not valid; if workers of ``client`` differ in precision or in their version of gdml.
     TypeError
         If an argument is of another kind.
     OSError
@@ -152,12 +157,14 @@ def predict_slides(
     check_number("takeover_s", takeover_s, above=0)
     check_count("threads", threads)
     check_count("batch_size", batch_size)
-    check_tiles(spacing_um, layout, min_tissue, precision)
+    check_lattice(spacing_um, layout, min_tissue)
+    use_bf16(torch.device("cpu"), precision)  # refuses other words on any machine
     items = take_shard(read_manifest(slides), shard)
     outlines = outlines_of(tissue, items)
     if client is not None:
         check_client(client)
     used = device_names(devices, client)
+    settled = precision if client is None else settled_precision(client, used[0], precision)
     trained = as_model(model)
     identity = model_encoder(trained, encoder).identity
     options = Options(
@@ -178,6 +185,7 @@ def predict_slides(
     )
     folder = open_folder(out, "predictions", _about(trained, options, identity), suffix=".zarr")
     options = replace(options, model=_saved(trained, model, folder))
+    options = replace(options, precision=settled)
     jobs = [Job(folder, partial(predict_slide, options=replace(options, device=one)), takeover_s) for one in used]
     states = _run(jobs, items, client)
     table = tabulate(folder, [states[item.name] for item in items], _COLUMNS).astype({"n_tiles": "Int64"})
