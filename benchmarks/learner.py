@@ -138,7 +138,8 @@ def read_mob() -> ad.AnnData:
         found[name] = one
     both = ad.concat(found, label="library_id", join="inner", index_unique="-")
     both.uns["spatial"] = {
-        name: {"metadata": {"source_image_path": str(folder / f"{name}_he.jpg"), "spot_pitch_um": 200.0}} for name in found
+        name: {"metadata": {"source_image_path": str(folder / f"{name}_he.jpg"), "spot_pitch_um": 200.0}}
+        for name in found
     }
     return both
 
@@ -184,7 +185,9 @@ def table(path: Path) -> None:
         per_seed = some.groupby(["model", "of", "seed"], sort=False)["pcc_a"].mean()
         found = per_seed.groupby(["model", "of"], sort=False)
         cells = found.mean().map("{:.3f}".format) + found.std().map(lambda s: f" ± {s:.3f}" if s == s else "")
-        seconds = some.groupby("model", sort=False)["seconds"].sum() / some.groupby("model", sort=False)["seed"].nunique()
+        seconds = (
+            some.groupby("model", sort=False)["seconds"].sum() / some.groupby("model", sort=False)["seed"].nunique()
+        )
         print(f"\n{labels} labels: PCC(A), mean ± standard deviation over seeds; seconds of all fits of a seed\n")
         print(cells.unstack().assign(seconds=seconds.round().astype(int)).to_markdown())
 

@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gdml.models import GeneDML, GeneDMLConfig
+from gdml.training.config import TrainingConfig
+from gdml.training.fabric import make_fabric
+from gdml.training.fitting import fit_model
+from gdml.training.frame import FRAMES
+from gdml.training.shares import Products, choose_shares, held_out_products, is_hopeless
+from gdml.training.split import cut_across, make_splits
+
+SMALL = {"width": 8, "branch_width": 8, "neighbor_depth": 1, "slide_depth": 1, "n_groups": 2}
+
+
+def products(targets, *members):
+    """Of parts (B, n): what the members predict for what is to be predicted."""
+    y, p = np.stack(targets), np.stack(members, 1)
+    return Products(
+        torch.tensor(np.einsum("bin,bjn->bij", p, p) / y.shape[1]),
+        torch.tensor(np.einsum("bin,bn->bi", p, y) / y.shape[1]),
+    )
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0)
+
+
+def test_gains_are_differences_of_squared_errors(noise):
+    y, a, b = noise.normal(size=(3, 5, 40))
+    shares = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.3, 0.7]], dtype=torch.float64)
+    expected = [((a - y) ** 2).mean(1) - ((s * a + t * b - y) ** 2).mean(1) for s, t in shares.tolist()]
+    np.testing.assert_allclose(products(y, a, b).gains(shares), expected, atol=1e-12)
+
+
+def test_where_the_network_does_not_help_the_floor_is_all(noise):
+    y = noise.normal(size=(6, 200))
+    worse = y + 3 * noise.normal(size=y.shape)
+    assert choose_shares(products(y, y + noise.normal(size=y.shape), worse)).tolist() == [1, 0]
+
+
+def test_a_member_that_is_worse_alone_takes_no_part_although_it_would_help(noise):
+    y = noise.normal(size=(6, 400))
+    floor, member = y + noise.normal(size=y.shape), y + 1.2 * noise.normal(size=y.shape)
+    found = products(y, floor, member)
+    half = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    assert found.gains(half).mean() > 0.2
+    assert choose_shares(found).tolist() == [1, 0]
+
+
+def test_shares_of_independent_errors_follow_their_precision(noise):
+    y = noise.normal(size=(12, 3000))
+    floor, member = y + 1.0 * noise.normal(size=y.shape), y + 0.5 * noise.normal(size=y.shape)
+    # the least squares shares of errors with variances 1 and 1/4 are 1/5 and 4/5
+    np.testing.assert_allclose(choose_shares(products(y, floor, member)), [0.2, 0.8], atol=1e-6)
+
+
+def test_an_uncertain_gain_is_no_gain(noise):
+    y = noise.normal(size=(4, 50))
+    member = y.copy()
+    member[0] += 2 * noise.normal(size=50)
+    floor = y + 0.9 * noise.normal(size=y.shape)
+    assert choose_shares(products(y, floor, member)).tolist() == [1, 0]
+    assert choose_shares(products(y[1:], floor[1:], member[1:]))[1] > 0.9
+
+
+def test_of_one_part_nothing_is_certain(noise):
+    y = noise.normal(size=(1, 50))
+    assert choose_shares(products(y, y + noise.normal(size=y.shape), y)).tolist() == [1, 0]
+
+
+def test_the_last_member_can_be_left_out(noise):
+    y = noise.normal(size=(6, 100))
+    found = products(y, y + noise.normal(size=y.shape), y + 0.5 * noise.normal(size=y.shape), y)
+    assert choose_shares(found)[2] == 1
+    without = choose_shares(found, without_last=True)
+    assert without[2] == 0
+    assert without[1] > 0
+
+
+def test_hopeless_is_what_is_clearly_worse(noise):
+    y = noise.normal(size=(6, 200))
+    floor = y + noise.normal(size=y.shape)
+    assert is_hopeless(products(y, floor, y + 2 * noise.normal(size=y.shape)))
+    assert not is_hopeless(products(y, floor, y + noise.normal(size=y.shape) * 0.9))
+
+
+@given(st.integers(1, 4), st.integers(2, 8), st.integers(0, 2**32 - 1))
+def test_shares_sum_to_one_and_never_lose_on_the_parts_they_were_chosen_on(k, n_parts, seed):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(n_parts, 20))
+    found = products(y, *(y * rng.uniform() + rng.normal(size=y.shape) * rng.uniform(0, 2) for _ in range(k)))
+    shares = choose_shares(found)
+    assert torch.isclose(shares.sum(), torch.tensor(1.0))
+    assert (shares >= 0).all()
+    assert found.gains(shares[None].double()).mean() >= -1e-9
+
+
+def test_members_are_compared_on_halves_of_each_held_out_slide(make_data):
+    data = make_data((40, 36), dim=8)
+    (split, *_) = make_splits(data, "block", 0.2, None, 0, blend=True, smooth=False)
+    module = GeneDML(GeneDMLConfig(**SMALL), data.shape()).eval()
+    module.prepare(list(data.in_order(split.train, 16, module.needs)))
+    fabric = make_fabric("cpu", precision="fp32")
+    found = held_out_products(module, data, data.expression, split, fabric)
+    assert found.members.shape == (4, 3, 3)
+    rows = split.validation[data.slide[split.validation] == 1]
+    half = cut_across(data.slides[1].xy[rows - 40], 2, axis=1)
+    with torch.no_grad():
+        members = module(data.batch(rows, module.needs)).parts["members"].double()[half == 0]
+    y = data.expression[rows[half == 0]].double()
+    expected = torch.einsum("nim,nm->i", members, y) / len(y)
+    torch.testing.assert_close(found.targets[2], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frame", ["slide", "raw"])
+def test_fit_records_and_sets_the_shares(make_data, frame):
+    data = make_data((60, 60), dim=8)
+    data.depth = torch.ones(120)
+    splits = make_splits(data, "block", 0.2, None, 0, blend=True, smooth=False)
+    loop = TrainingConfig(max_epochs=2, batch_size=32)
+    fabric = make_fabric("cpu", precision="fp32")
+    config = GeneDMLConfig(**SMALL)
+    module, run, _ = fit_model(GeneDML, config, data, splits, loop, fabric, 0, frame=FRAMES[frame])
+    assert run.shares == tuple(round(s, 6) for s in module.floor.shares.tolist())
+    # two epochs teach the network nothing
+    ridge, kernel, network = run.shares
+    assert network == 0
+    batch = data.in_frame(module.frame).batch(torch.arange(120), module.needs)
+    with torch.no_grad():
+        by_ridge, by_kernel = module.floor(batch.summary)
+        torch.testing.assert_close(module(batch).prediction, ridge * by_ridge + kernel * by_kernel)
+
+
+class TestSplits:
+    def test_every_spot_is_held_out_once(self, make_data):
+        data = make_data((50, 41))
+        splits = make_splits(data, "auto", 0.2, None, 0, blend=True, smooth=False)
+        assert len(splits) == 3
+        held = torch.cat([split.validation for split in splits])
+        assert held.sort().values.tolist() == list(range(91))
+        for split in splits:
+            assert not set(split.train.tolist()) & set(split.validation.tolist())
+
+    def test_a_margin_lies_between_both_sides(self, make_data):
+        data = make_data((60,))
+        for split in make_splits(data, "block", 0.2, None, 0, blend=True, smooth=False):
+            xy = torch.from_numpy(data.slides[0].xy)
+            apart = torch.cdist(xy[split.train], xy[split.validation], p=float("inf"))
+            assert apart.min() >= 2  # half a region of 3 tiles, and half a tile
+
+    def test_named_groups_are_held_out_whole(self, make_data):
+        data = make_data((20, 20, 20, 20), groups=["a", "a", "b", "c"])
+        splits = make_splits(data, "auto", 0.2, "patient", 0, blend=True, smooth=False)
+        assert sorted(name for split in splits for name in split.held_out) == ["a", "b", "c"]
+        of = np.array(data.groups)
+        for split in splits:
+            assert set(of[data.slide[split.validation]]) == set(split.held_out)
+            assert not set(of[data.slide[split.train]]) & set(split.held_out)
+
+    def test_slides_that_are_not_named_as_groups_are_cut(self, make_data):
+        splits = make_splits(make_data((30, 30)), "auto", 0.2, None, 0, blend=True, smooth=False)
+        assert {split.by for split in splits} == {"block"}
+
+    def test_more_groups_than_splits_share_them(self, make_data):
+        data = make_data((10,) * 7)
+        splits = make_splits(data, "group", 0.2, None, 0, blend=True, smooth=False)
+        assert len(splits) == 3
+        assert sorted(len(split.held_out) for split in splits) == [2, 2, 3]
+
+    def test_one_group_cannot_be_held_out(self, make_data):
+        with pytest.raises(ValueError, match=r'`validation="group"` needs two groups.*validation="block"'):
+            make_splits(make_data((30,)), "group", 0.2, None, 0, blend=True, smooth=False)
+
+    def test_without_a_blend_there_is_one_split(self, make_data):
+        assert len(make_splits(make_data(), "auto", 0.2, None, 0, blend=False, smooth=False)) == 1
+        assert make_splits(make_data(), None, 0.2, None, 0, blend=True, smooth=False) == []
+
+    def test_too_small_a_slide_is_refused(self, make_data):
+        with pytest.raises(ValueError, match=r"third of each slide leaves 0 of 6 spots.*`max_epochs`"):
+            make_splits(make_data((6,), width=3), "block", 0.2, None, 0, blend=True, smooth=False)
