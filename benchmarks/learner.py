@@ -91,7 +91,7 @@ def parts(adata: ad.AnnData, along: np.ndarray, n: int) -> list[Split]:
 
 
 def development(encoder: str) -> dict[str, Callable[[], Split]]:
-    """Splits among the development slides."""
+    """Make the splits among the development slides."""
     sections = embedded(gdml.datasets.her2st(["B4", "C2", "C3", "C4"]), encoder)
     known = {
         "B4 to C2, C3, C4": (["B4"], ["C2", "C3", "C4"]),
@@ -108,7 +108,7 @@ def development(encoder: str) -> dict[str, Callable[[], Split]]:
 
 
 def report(encoder: str) -> dict[str, Callable[[], Split]]:
-    """Splits that are looked at with what was chosen."""
+    """Make the splits that are looked at with what was chosen."""
     sections = embedded(gdml.datasets.her2st(["B4", "C2", "C3", "C4", "C6"]), encoder)
     found = {"B4, C2, C3, C4 to C6": lambda: (on(sections, ["B4", "C2", "C3", "C4"]), on(sections, ["C6"]))}
     bulb = embedded(read_mob(), encoder)

@@ -180,5 +180,5 @@ class TestSplits:
         assert make_splits(make_data(), None, 0.2, None, 0, blend=True, smooth=False) == []
 
     def test_too_small_a_slide_is_refused(self, make_data):
-        with pytest.raises(ValueError, match=r"third of each slide leaves 0 of 6 spots.*`max_epochs`"):
+        with pytest.raises(ValueError, match=r"third of each slide leaves 2 of 6 spots.*`max_epochs`"):
             make_splits(make_data((6,), width=3), "block", 0.2, None, 0, blend=True, smooth=False)
