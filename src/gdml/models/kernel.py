@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from sklearn.kernel_approximation import Nystroem
 from torch import Tensor, nn
 
 from .base import Shape, SpotModel
@@ -15,6 +14,9 @@ from .component_ridge import ComponentRidge, Piece
 from .config import Config
 from .ridge import learnt_stripes
 from .scaling import Moments, Standardize
+
+#: Directions of the space of the kernel whose eigenvalue is below this share of the largest are rounding errors.
+_LEAST_DIRECTION = 1e-6
 
 
 class KernelMap(nn.Module):
@@ -50,8 +52,10 @@ class KernelMap(nn.Module):
 
     def _coordinates(self, x: Tensor) -> Tensor:
         """Coordinates (N, n_landmarks) whose products are the kernel; zero for landmarks that are not used."""
-        apart = torch.cdist(self.standardize(x), self.landmarks).square()
-        return torch.exp(-self.gamma * apart) @ self.whiten.T
+        return self._kernel(self.standardize(x), self.landmarks) @ self.whiten.T
+
+    def _kernel(self, x: Tensor, z: Tensor) -> Tensor:
+        return torch.exp(-self.gamma * torch.cdist(x, z).square())
 
     def solve(
         self,
@@ -74,11 +78,14 @@ class KernelMap(nn.Module):
             rows.add(x)
         self.standardize.set(moments.mean, moments.std)
         chosen = self.standardize(rows.kept())
-        space = Nystroem(gamma=self.gamma, n_components=len(chosen)).fit(chosen.double().numpy())
+        # the Nystroem of scikit-learn shuffles by numpy's global state, and keeps directions that float32 cannot resolve
+        values, vectors = torch.linalg.eigh(self._kernel(chosen.double(), chosen.double()))
+        kept = values > _LEAST_DIRECTION * values[-1]
+        whiten = vectors[:, kept] / values[kept].sqrt() @ vectors[:, kept].T
         self.landmarks.zero_()
         self.whiten.zero_()
-        self.landmarks[: len(chosen)].copy_(torch.from_numpy(space.components_))
-        self.whiten[: len(chosen), : len(chosen)].copy_(torch.from_numpy(space.normalization_))
+        self.landmarks[: len(chosen)].copy_(chosen)
+        self.whiten[: len(chosen), : len(chosen)].copy_(whiten)
         self.map.solve(((self._coordinates(x), y, folds, w) for x, y, folds, w in pieces()), alphas, axes)
 
 
@@ -91,8 +98,10 @@ class _Thinned:
 
     def add(self, x: Tensor) -> None:
         """Take in rows (n, width)."""
-        for row in x[(-self.seen) % self.stride :: self.stride]:
-            self.rows.append(row)
+        for i, row in enumerate(x, self.seen):
+            if i % self.stride:
+                continue
+            self.rows.append(row.clone())  # not a view, which would keep the whole piece
             if len(self.rows) > self.most:
                 self.rows, self.stride = self.rows[::2], 2 * self.stride
         self.seen += len(x)
