@@ -1,8 +1,10 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from gdml.encoders import _stain_kernel as kernel
@@ -34,15 +36,22 @@ def over_cells(a: np.ndarray) -> np.ndarray:
 def test_shapes_and_pooled():
     tokens, pooled = encode(random_tiles(0, 3))
     assert tokens.shape == (3, 50, ENCODER.dim) and tokens.dtype == np.float32
-    assert ENCODER.dim % 16 == 0
+    assert ENCODER.dim == len(set(ENCODER.feature_names)) and ENCODER.dim % 8 == 0
     np.testing.assert_array_equal(pooled, tokens[:, 0])
+
+
+def named(tokens: np.ndarray) -> pd.DataFrame:
+    """Tokens of a tile as a table, the whole tile first."""
+    return pd.DataFrame(tokens, columns=list(ENCODER.feature_names))
 
 
 def test_sums_match_a_plain_reference():
     tile = random_tiles(1)[0]
     sums = kernel.tile_sums(tile)
     density = -np.log10((tile.astype(float) + 1) / 256)
-    h, e, _ = np.moveaxis(density @ kernel.UNMIX.astype(float), -1, 0)
+    h, e, rest = np.moveaxis(density @ kernel.UNMIX.astype(float), -1, 0)
+    rest = rest.clip(-kernel.MAX_RESIDUAL, kernel.MAX_RESIDUAL)
+    np.testing.assert_allclose(sums[:, kernel.RESIDUAL], over_cells(rest), rtol=2e-3, atol=0.02)
     od = density.mean(-1)
     for level in range(kernel.LEVELS):
         close = {"rtol": 2e-3, "atol": 0.02}
@@ -93,6 +102,45 @@ def test_turning_the_tile_permutes_the_cells(seed, turns):
     np.testing.assert_allclose(turned[0], tokens[0], atol=2e-3)
     grid = np.rot90(tokens[1:].reshape(7, 7, -1), turns)
     np.testing.assert_allclose(turned[1:].reshape(7, 7, -1), grid, atol=2e-2)
+
+
+@pytest.mark.parametrize("flip", [np.fliplr, np.flipud])
+def test_flipping_the_tile_changes_nothing_about_it(flip):
+    tile = random_tiles(3)[0]
+    tokens, flipped = encode(tile[None])[0][0], encode(flip(tile)[None])[0][0]
+    np.testing.assert_allclose(flipped[0], tokens[0], atol=2e-3)
+    np.testing.assert_allclose(flipped[1:].reshape(7, 7, -1), flip(tokens[1:].reshape(7, 7, -1)), atol=2e-2)
+
+
+def test_the_names_are_those_of_the_columns():
+    tiles = np.full((4, 224, 224, 3), (210, 150, 195), np.uint8)
+    y, x = np.mgrid[:224, :224]
+    tiles[1][(y // 16 + x // 16) % 2 == 0] = 255  # lumen
+    tiles[2][np.hypot(y % 56 - 28, x % 56 - 28) < 6] = (90, 60, 140)  # 16 nuclei
+    tiles[3] = (240, 90, 150)  # eosin
+    plain, lumen, nuclei, eosin = (named(tokens).iloc[0] for tokens in encode(tiles)[0])
+    assert lumen["white_1px"] > plain["white_1px"] + 1 and lumen["white_16px"] > plain["white_16px"] + 1
+    assert nuclei["nuclei_number"] > plain["nuclei_number"] + 1 and nuclei["nuclei_medium"] > plain["nuclei_medium"] + 1
+    assert nuclei["nuclei_large"] == plain["nuclei_large"]
+    assert nuclei["haematoxylin_peaks"] > plain["haematoxylin_peaks"] + 0.5
+    assert nuclei["gradient_1px"] > plain["gradient_1px"] + 0.5
+    assert eosin["tissue_eosin"] > plain["tissue_eosin"] + 1
+    assert eosin["haematoxylin_eosin_ratio"] < plain["haematoxylin_eosin_ratio"]
+    assert nuclei["pattern_0_of_8_4px"] < plain["pattern_0_of_8_4px"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    arrays(np.uint8, (7, 7, 3), elements=st.sampled_from([0, 1, 60, 128, 200, 254, 255])),
+    st.sampled_from([1, 4, 32]),
+    st.integers(0, 60),
+)
+def test_any_tile_gives_finite_bounded_numbers(coarse, px, noise):
+    """Flat tiles, glass, ink, checkerboards, and px much coarser than a cell."""
+    tile = np.tile(coarse.repeat(px, 0).repeat(px, 1), (32 // px, 32 // px, 1)).astype(int)
+    tile = tile + np.random.default_rng(0).integers(-noise, noise + 1, tile.shape)
+    tokens, _ = encode(tile.clip(0, 255).astype(np.uint8)[None])
+    assert np.isfinite(tokens).all() and np.abs(tokens).max() < 300
 
 
 @settings(max_examples=25, deadline=None)

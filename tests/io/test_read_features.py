@@ -288,7 +288,7 @@ def test_spots_have_their_own_tile(own, tmp_path):
     order = np.random.default_rng(0).permutation(len(corners))
     tiles = own.uns["gdml"]["tiles"]["slides"]["S1"]
     write_trident(
-        path, np.concatenate([features[order], np.ones((2, 48))]), np.concatenate([corners[order], [[3, 5], [7, 600]]]),
+        path, np.concatenate([features[order], np.ones((2, features.shape[1]))]), np.concatenate([corners[order], [[3, 5], [7, 600]]]),
         encoder="stain_v1", side=SIDE, patch=SIDE, mag=10, target=10, size=(tiles["width"], tiles["height"]),
     )  # fmt: skip
     read = read_features(path, adata=one)

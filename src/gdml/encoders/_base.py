@@ -26,7 +26,8 @@ class Encoder(Protocol):
     -----
     Optional attributes: ``n_prefix``, the number of tokens before the grid of patches (needed with register tokens);
     ``um_per_px``, the scales of the training images, µm per px; ``full_precision``, True for an encoder that must not run
-    in bfloat16; and a method ``compile()`` for ``torch.compile``, after which ``compiled`` is True.
+    in bfloat16; ``feature_names``, a tuple of D distinct names of the columns of the embedding, for encoders whose features
+    can be named; and a method ``compile()`` for ``torch.compile``, after which ``compiled`` is True.
     """
 
     name: str

@@ -109,8 +109,8 @@ def get_encoder(
 
     Examples
     --------
-    >>> get_encoder("stain").dim % 16
-    0
+    >>> get_encoder("stain").dim
+    72
     """
     if isinstance(encoder, str | os.PathLike):
         made = _by_name(encoder, options)

@@ -12,6 +12,7 @@ CELL = 32  # px along a side of a cell
 LEVELS = 6  # averages over 1, 2, 4, ... 32 px; the last is the cell itself
 BINS = 48
 MAX_OD = 1.2  # upper end of the histograms of stain
+MAX_RESIDUAL = 0.3  # what neither stain explains is cut here: ink and pigment
 OD_WHITE = 0.12  # below this mean optical density a px is glass or lumen
 OD_NUCLEUS = 0.35  # haematoxylin above this, averaged over 2 x 2 px, is a nucleus
 
@@ -34,7 +35,8 @@ CORES = 35  # px denser than their tile, and those that remain after 1, 2, 3 ero
 HIST_H = 39
 HIST_E = HIST_H + BINS
 HIST_ANGLE = HIST_E + BINS
-N_SUMS = HIST_ANGLE + BINS
+RESIDUAL = HIST_ANGLE + BINS  # density that neither stain explains
+N_SUMS = RESIDUAL + 1
 
 
 def tile_sums(tile: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -134,6 +136,9 @@ def _tile_sums(tile, density, unmix, sums):
             od[y, x] = (r + g + b) / np.float32(3)
             h[y, x] = r * unmix[0, 0] + g * unmix[1, 0] + b * unmix[2, 0]
             e[y, x] = r * unmix[0, 1] + g * unmix[1, 1] + b * unmix[2, 1]
+            cell = (y // CELL) * GRID + x // CELL
+            rest = r * unmix[0, 2] + g * unmix[1, 2] + b * unmix[2, 2]
+            sums[cell, RESIDUAL] += min(max(rest, np.float32(-MAX_RESIDUAL)), np.float32(MAX_RESIDUAL))
 
     for level in range(LEVELS):
         shift = LEVELS - 1 - level  # a cell has 2**shift px along a side

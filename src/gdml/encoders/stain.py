@@ -1,4 +1,4 @@
-"""Stain and texture statistics of a tile and of its 7 x 7 cells."""
+"""Statistics of stain, texture and nuclei of a tile and of its 7 x 7 cells."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
@@ -8,6 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from . import _stain_kernel as kernel
+from ._nuclei_kernel import nuclei_counts
+from ._pattern_kernel import pattern_counts
+from ._stain_names import NAMES
 
 _TILE_PX = kernel.GRID * kernel.CELL
 
@@ -25,8 +28,10 @@ def _quantiles(histogram: NDArray, *at: float) -> NDArray:
     return np.concatenate(out, -1)
 
 
-def _statistics(sums: NDArray[np.float32], n_px: int) -> NDArray[np.float32]:
-    """Statistics (..., D) from the sums (..., N_SUMS) over ``n_px`` pixels.
+def _statistics(
+    sums: NDArray[np.float32], patterns: NDArray[np.int64], by_size: NDArray[np.float64], *, n_px: int
+) -> NDArray[np.float32]:
+    """Statistics (..., D) from the sums and counts of :func:`_count` over ``n_px`` pixels.
 
     Stains differ in strength and hue between slides, so ratios, correlations and relative quantiles, which vary less,
     are added to amplitudes. Orientation (coherence of gradients) is left out: on real sections it made a linear model
@@ -57,6 +62,11 @@ def _statistics(sums: NDArray[np.float32], n_px: int) -> NDArray[np.float32]:
     high_e = _quantiles(part(kernel.HIST_E, bins), 0.5, 0.75, 0.9, 0.98) * kernel.MAX_OD + 0.05
     angle = _quantiles(part(kernel.HIST_ANGLE, bins), 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 
+    # The square root evens out the noise of counts. The shares of the patterns of a scale sum to 1: the last is left out.
+    shares = np.sqrt(patterns / patterns.sum(-1, keepdims=True))[..., :-1]
+    per_cell = by_size * (kernel.CELL**2 / n_px)
+    number = np.concatenate([per_cell.sum(-1, keepdims=True), per_cell], -1)
+
     # Statistic, and the centre and scale that standardise it on breast tissue.
     ratio = np.maximum(tissue_stain, 0.01)
     columns: list[tuple[NDArray, object, object]] = [
@@ -76,38 +86,49 @@ def _statistics(sums: NDArray[np.float32], n_px: int) -> NDArray[np.float32]:
         (blob_shape, (0.26, 0.65), (0.24, 0.4)),
         (np.sqrt(part(kernel.CORES, 4)), (0.44, 0.24, 0.11, 0.05), (0.28, 0.25, 0.2, 0.15)),
         (np.sqrt(part(kernel.GRADIENT, 3)), (0.08, 0.14, 0.18), (0.05, 0.08, 0.11)),
+        (part(kernel.RESIDUAL), 0.06, 0.03),
+        (shares[..., 0, :], (0.3, 0.3, 0.3, 0.35, 0.4, 0.3, 0.2, 0.2, 0.15), (0.15, *[0.1] * 8)),
+        (shares[..., 1, :], (0.25, 0.2, 0.2, 0.3, 0.35, 0.25, 0.2, 0.15, 0.1), 0.17),
+        (np.sqrt(number), (0.65, 0.3, 0.25, 0.2, 0.2), (0.4, *[0.35] * 4)),
     ]
     scaled = [(x - np.asarray(centre)) / np.asarray(scale) for x, centre, scale in columns]
     return np.concatenate(scaled, -1).astype(np.float32)
 
 
+def _count(tile: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+    """Everything that is counted in the 49 cells of a tile."""
+    return kernel.tile_sums(tile), pattern_counts(tile), nuclei_counts(tile)
+
+
 class StainEncoder:
-    """Stain and texture statistics, without weights.
+    """Statistics of stain, texture and nuclei, without weights.
 
     The tile is unmixed into haematoxylin and eosin (Ruifrok and Johnston 2001). The first of the 50 tokens describes
     the whole tile, the others its 7 x 7 cells, row-major, by the same statistics: stain ratio, spread and correlation of
-    both stains at five scales, quantiles, nuclei, lumen, gradients. The pooled embedding is the first token. Runs on
-    the CPU with torch's number of threads, which does not change the numbers.
+    both stains at five scales, quantiles, lumen, nuclei and their sizes, gradients, local binary patterns at two scales.
+    ``feature_names`` names them. The pooled embedding is the first token. Runs on the CPU with torch's number of
+    threads, which does not change the numbers.
     """
 
     name = "stain"
-    identity = "stain-1"
-    dim = 48
+    identity = "stain-2"
+    dim = len(NAMES)
     tile_px = _TILE_PX
     n_prefix = 1
     full_precision = True
+    feature_names = NAMES
 
     def encode(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (B, 50, 48) and pooled (B, 48), float32, of tiles (B, 224, 224, 3) uint8."""
+        """Tokens (B, 50, 72) and pooled (B, 72), float32, of tiles (B, 224, 224, 3) uint8."""
         if tiles.dtype != torch.uint8 or tiles.ndim != 4 or tiles.shape[1:] != (_TILE_PX, _TILE_PX, 3):
             raise ValueError(
                 f"`tiles` must be uint8 of shape (B, {_TILE_PX}, {_TILE_PX}, 3), found {tiles.dtype} {tuple(tiles.shape)}."
             )
         images = tiles.cpu().contiguous().numpy()
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            sums = np.stack(list(pool.map(kernel.tile_sums, images)))
-        whole = _statistics(sums.sum(1, keepdims=True), _TILE_PX**2)
-        cells = _statistics(sums, kernel.CELL**2)
+            sums, patterns, nuclei = (np.stack(part) for part in zip(*pool.map(_count, images), strict=True))
+        whole = _statistics(*(part.sum(1, keepdims=True) for part in (sums, patterns, nuclei)), n_px=_TILE_PX**2)
+        cells = _statistics(sums, patterns, nuclei, n_px=kernel.CELL**2)
         tokens = torch.from_numpy(np.concatenate([whole, cells], 1)).to(tiles.device)
         return tokens, tokens[:, 0]
 

@@ -99,7 +99,7 @@ def embed(
         Pooled embedding of the spot's tile.
     ``uns["gdml"]["features"]``
         ``encoder``, ``identity``, ``precision``, ``tokens``, ``n_tokens`` (T), ``dim`` (D), ``neighbors``, ``obsm``;
-        ``keys``, the provenance key of each slide's features; and ``stores``, the path of each slide's store of the
+        ``names``, those of the D features, where the encoder declares ``feature_names``; ``keys``, the provenance key of each slide's features; and ``stores``, the path of each slide's store of the
         spots' ``"own"`` tiles, with tokens (T, D) and pooled (D), float16, and of the ``"neighbors"``, pooled alone.
     ``uns["gdml"]["tiles"]["slides"][slide]["fingerprint"]``
         Hash of the content of the image.

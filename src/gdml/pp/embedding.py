@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from gdml import _keys
@@ -23,6 +24,7 @@ from gdml.spots.tiles import tile_spots
 from ._cluster import check_plan, embed_on_workers, settle
 from ._embed_slide import EmbeddedSlide, SlideTask, embed_slide
 from ._extract import Extractor
+from ._names import names_of
 from ._plan import Plan
 from ._scale import warn_of_scale
 from ._tokens import Tokens
@@ -71,6 +73,7 @@ def embed_spots(
             check_plan(plan, client)
             plan = settle(plan, client)
             extractor = replace(plan, device="cpu").make()  # nothing is encoded here
+        names = names_of(extractor.encoder)
         if spots.record(_keys.TILES) is None:
             logg.info("embed: the spots have no tiles yet, running gdml.pp.tile(adata) with its defaults")
             tile_spots(spots, tile_px=extractor.encoder.tile_px, image=image)
@@ -81,7 +84,7 @@ def embed_spots(
         else:
             embedded = _encode_on_workers(tasks, extractor, client, plan)
         _tell(embedded, extractor, folder)
-        _write(spots, extractor, neighbors, embedded)
+        _write(spots, extractor, neighbors, embedded, names)
 
 
 @contextmanager
@@ -167,7 +170,13 @@ def _tell(embedded: dict[str, EmbeddedSlide], extractor: Extractor, folder: Path
     )
 
 
-def _write(spots: Spots, extractor: Extractor, neighbors: Neighbors, embedded: dict[str, EmbeddedSlide]) -> None:
+def _write(
+    spots: Spots,
+    extractor: Extractor,
+    neighbors: Neighbors,
+    embedded: dict[str, EmbeddedSlide],
+    names: NDArray | None,
+) -> None:
     encoder, adata = extractor.encoder, spots.adata
     pooled = np.zeros((adata.n_obs, encoder.dim), np.float32)
     for name, rows in spots.slides.items():
@@ -189,6 +198,7 @@ def _write(spots: Spots, extractor: Extractor, neighbors: Neighbors, embedded: d
             "dim": encoder.dim,
             "neighbors": neighbors,
             "obsm": obsm,
+            **({} if names is None else {"names": names}),
             "keys": {name: slide.key for name, slide in embedded.items()},
             "stores": {
                 "own": {name: str(slide.own) for name, slide in embedded.items()},

@@ -50,8 +50,8 @@ def tile_geometry(tiles: Any) -> dict[str, Any]:
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Python numbers and strings instead of numpy's, which h5ad returns and JSON refuses."""
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in record.items()}
+    """Python numbers, strings and lists instead of numpy's, which h5ad returns and JSON refuses."""
+    return {k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in record.items()}
 
 
 def summary(run: "Run", splits: "Sequence[Split]", n_epochs: int, members: Sequence[str] = ()) -> str:
