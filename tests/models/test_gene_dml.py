@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gdml.models import get_model
 from gdml.models.discrimination import group_loss, instance_loss
 from gdml.models.gene_dml import SCALES, GeneDML, _means
 from gdml.models.gene_dml_config import PRESETS
-from gdml.models.ridge import RidgeMap, pooled_features
 
 #: Small, nothing dropped; what is not named here is off in the paper's model, whatever our defaults are.
 PLAIN = replace(
@@ -66,7 +66,8 @@ SWITCHES = {
     "distillation=1": {"distillation": 1.0},
     "average_scales=False": {"average_scales": False},
     "gene_specific": {"gene_specific": 0.3},
-    "linear_share": {"linear_share": 0.5},
+    "floor=ridge": {"floor": "ridge"},
+    "floor=ridge+kernel": {"floor": "ridge+kernel"},
     "feature_shift": {"feature_shift": 0.5},
     "slide_depth=1": {"slide_depth": 1},
     "neighbor_depth=2": {"neighbor_depth": 2},
@@ -263,17 +264,32 @@ def test_what_is_each_genes_own_is_shrunk_at_evaluation(shape, make_batch, share
     torch.testing.assert_close(scaled(shrunk.eval()), common + share * (y - common), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9])
-def test_the_linear_path_is_averaged_in_at_evaluation(shape, make_batch, share):
+@pytest.mark.parametrize("floor", ["ridge", "ridge+kernel"])
+def test_the_network_is_blended_with_its_floor_at_evaluation(shape, make_batch, floor):
     batch = make_batch()
-    plain, both = make(shape, batch=batch), make(shape, batch=batch, linear_share=share)
+    plain, both = make(shape, batch=batch), make(shape, batch=batch, floor=floor)
     torch.testing.assert_close(plain(batch).prediction, both(batch).prediction)  # in training it is not
-    ridge = RidgeMap(2 * shape.dim, shape.n_genes)
-    target = plain.target_scale(batch.expression)
-    ridge.solve(pooled_features(batch), target, np.geomspace(1e-1, 1e6, 29).tolist(), batch.stripe)
-    scaled = lambda model: model.target_scale(model.eval()(batch).prediction)
-    expected = (1 - share) * scaled(plain) + share * ridge(pooled_features(batch))
-    torch.testing.assert_close(scaled(both), expected, atol=1e-5, rtol=1e-4)
+    alone = {"ridge": get_model("ridge"), "kernel": get_model("kernel")}
+    members = []
+    for name in floor.split("+"):
+        model = alone[name](alone[name].config_class(), shape)
+        model.prepare([batch])
+        members.append(model(batch).prediction)
+    members.append(plain.eval()(batch).prediction)
+    assert GeneDML.members(both.config) == (*floor.split("+"), "network")
+    shares = torch.tensor([0.5, 0.2, 0.3][-len(members) :])
+    both.eval().take_shares(shares)
+    found = both(batch)
+    torch.testing.assert_close(found.parts["members"], torch.stack(members, 1), atol=1e-4, rtol=1e-4)
+    expected = sum(share * member for share, member in zip(shares, members, strict=True))
+    torch.testing.assert_close(found.prediction, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_network_alone_has_no_members(shape, make_batch):
+    model = make(shape, batch=make_batch()).eval()
+    assert GeneDML.members(model.config) == ()
+    assert "members" not in model(make_batch()).parts
+    assert "summary" not in model.needs
 
 
 def test_a_shift_is_the_same_for_all_spots_of_a_batch(shape, make_batch):

@@ -136,10 +136,10 @@ class Frame(nn.Module):
         self.get_buffer(f"{part}_mean").copy_(mean)
         self.get_buffer(f"{part}_scale").copy_(scale)
 
-    def feature_units(self, part: str, slide: Moments) -> Units:
+    def feature_units(self, part: str, slide: Moments, n_spots: int) -> Units:
         """Units of a part of the features of a slide.
 
-        The moments of the slide count as its number of spots n, those of the training slides as ``PRIOR_SPOTS``. The
+        The moments of the slide count as its number of spots, those of the training slides as ``PRIOR_SPOTS``. The
         scale is at least half that of the training slides: on a slide that shows one kind of spots only, small
         differences are not blown up.
 
@@ -149,9 +149,11 @@ class Frame(nn.Module):
             One of ``PARTS``.
         slide
             Moments of the spots of the slide.
+        n_spots
+            Their number; tokens of one spot are not independent.
         """
         mean, scale = (self.get_buffer(f"{part}_{name}").double().cpu() for name in ("mean", "scale"))
-        own = slide.count / (slide.count + PRIOR_SPOTS)
+        own = n_spots / (n_spots + PRIOR_SPOTS)
         shrunk = (own * slide.std.square() + (1 - own) * scale.square()).sqrt()
         found = torch.maximum(shrunk, LEAST_SCALE * scale)
         found = torch.where(found > 1e-6, found, torch.ones_like(found))
