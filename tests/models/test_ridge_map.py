@@ -5,6 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
+from gdml.models.component_ridge import ComponentRidge
+from gdml.models.kernel import KernelMap
 from gdml.models.ridge import RidgeMap, pooled_features, stripes
 
 ALPHAS = np.geomspace(1e-2, 1e4, 13).tolist()
@@ -65,3 +67,15 @@ def test_one_fold_teaches_caution():
 
 def test_unsolved_it_answers_zero():
     assert not RidgeMap(12, 3)(problem()[0]).any()
+
+
+@pytest.mark.parametrize("make", [RidgeMap, ComponentRidge, lambda i, o: KernelMap(i, o, n_landmarks=4, gamma=0.3)])
+def test_solved_maps_are_never_computed_in_bfloat16(make):
+    made = make(6, 3)
+    for buffer in made.buffers():
+        buffer.copy_(torch.rand(buffer.shape, generator=torch.Generator().manual_seed(0)) + 0.5)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = made(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, made(x), rtol=0, atol=0)

@@ -36,8 +36,9 @@ class ComponentRidge(nn.Module):
         self.register_buffer("bias", torch.zeros(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict (N, n_out) from ``x`` (N, n_in)."""
-        return self.standardize(x) @ self.weight.T + self.bias
+        """Predict (N, n_out) from ``x`` (N, n_in); never in bfloat16, in which large weights of opposite sign leave noise."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.standardize(x.float()) @ self.weight.T + self.bias
 
     def solve(
         self,

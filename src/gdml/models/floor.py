@@ -42,10 +42,9 @@ class Floor(nn.Module):
 
     def forward(self, summary: Tensor) -> list[Tensor]:
         """Predict (N, n_out) by each, from ``summary`` (N, n_in)."""
-        with torch.autocast(summary.device.type, enabled=False):
-            summary = summary.float()
-            return [self.ridge(summary), *([] if self.kernel is None else [self.kernel(summary)])]
+        return [self.ridge(summary), *([] if self.kernel is None else [self.kernel(summary)])]
 
     def blend(self, members: Tensor) -> Tensor:
         """Weigh the predictions of all members (N, k, n_out), the network's last: (N, n_out)."""
-        return torch.einsum("nkm,k->nm", members.float(), self.shares)
+        with torch.autocast(members.device.type, enabled=False):
+            return torch.einsum("nkm,k->nm", members.float(), self.shares)

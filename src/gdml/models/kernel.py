@@ -47,8 +47,9 @@ class KernelMap(nn.Module):
         self.map = ComponentRidge(n_landmarks, n_out, standardize=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict (N, n_out) from ``x`` (N, n_in)."""
-        return self.map(self._coordinates(x))
+        """Predict (N, n_out) from ``x`` (N, n_in); never in bfloat16."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.map(self._coordinates(x.float()))
 
     def _coordinates(self, x: Tensor) -> Tensor:
         """Coordinates (N, n_landmarks) whose products are the kernel; zero for landmarks that are not used."""

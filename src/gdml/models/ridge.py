@@ -69,8 +69,9 @@ class RidgeMap(nn.Module):
         self.register_buffer("alpha", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict (N, n_out) from ``x`` (N, n_in)."""
-        return self.standardize(x) @ self.weight.T + self.bias
+        """Predict (N, n_out) from ``x`` (N, n_in); never in bfloat16, in which large weights of opposite sign leave noise."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.standardize(x.float()) @ self.weight.T + self.bias
 
     def solve(
         self, x: Tensor, y: Tensor, alphas: Sequence[float], folds: Tensor | None = None, *, n_components: int = 0
