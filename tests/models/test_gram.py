@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from gdml.models import gathered as limits
-from gdml.models.gram import GramMatrices, fold_errors, gcv_errors, null_errors, total
 from gdml.models.gathered import Gathered
+from gdml.models.gram import GramMatrices, fold_errors, gcv_errors, null_errors, total
 from gdml.models.ridge import Ridge, RidgeConfig, RidgeMap
 from gdml.models.scaling import Standardize
 
