@@ -7,6 +7,7 @@ from gdml import metrics
 from gdml.models import Batch, Nearest, Shape, Slides, get_model
 from gdml.models.base import make_config
 from gdml.models.ridge import stripes
+from gdml.models.summary import summarize
 from gdml.training.config import make_training_config
 from gdml.training.data import SpotData
 from gdml.training.fabric import make_fabric
@@ -48,6 +49,7 @@ def make_batch(shape):
             pooled=tokens[index, 0],
             slide=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[index],
             spot=index,
+            summary=summarize(tokens, neighbors, mask)[index],
             stripe=torch.cat([stripes(part) for part in grid.split(lengths)])[index],
             slides=Slides(tokens[:, 0], grid, tuple(lengths), nearest),
             index=index,

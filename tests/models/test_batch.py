@@ -23,6 +23,7 @@ SMALL = {
     },
     "hist2st": {"width": 16, "depth": 2, "heads": 2, "graph_depth": 2, "n_views": 2},
     "histogene": {"width": 16, "depth": 2, "heads": 2},
+    "kernel": {"n_landmarks": 8},
     "m2ost": {"width": 12, "depth": 1, "heads": 3, "hidden": 24},
     "nh2st": {"width": 16, "graph_width": 16, "heads": 2, "depth": 1, "decoder_width": 16},
     "ridge": {},
@@ -40,6 +41,7 @@ VARIANTS = {
     **{name: (name, options) for name, options in SMALL.items()},
     "gene-dml, paper's": ("gene-dml", SMALL["gene-dml"] | {"linear_share": 0.0, "scale_weight": 0.0, "head": "linear"}),
     "ridge, local": ("ridge", {"inputs": "local"}),
+    "ridge, pooled": ("ridge", {"inputs": "local+neighbors", "penalty": "one"}),
     "ridge, hest": ("ridge", {"selection": "hest", "inputs": "local", "n_components": 4}),
     "hist2st, no counts": ("hist2st", SMALL["hist2st"] | {"zinb_weight": 0.0}),
 }
@@ -50,9 +52,10 @@ READ = {
     "gene-dml": {"tokens", "neighbors", "slides"},
     "hist2st": {"slides", "counts"},
     "histogene": {"slides"},
+    "kernel": {"summary"},
     "m2ost": {"tokens", "neighbors"},
     "nh2st": {"tokens", "nearest"},
-    "ridge": {"tokens", "neighbors"},
+    "ridge": {"summary"},
     "stnet": set(),
     "triplex": {"tokens", "neighbors", "slides"},
 }
@@ -95,7 +98,7 @@ def only(batch, needs):
         batch = replace(batch, neighbors=batch.neighbors[:, :0], neighbor_mask=batch.neighbor_mask[:, :0])
     if "slides" not in needs:
         batch = replace(batch, slides=None, index=None)
-    return replace(batch, **{name: None for name in ("counts", "nearest") if name not in needs})
+    return replace(batch, **{name: None for name in ("summary", "counts", "nearest") if name not in needs})
 
 
 def test_each_model_names_what_it_reads():
@@ -117,6 +120,7 @@ def test_parts_that_are_not_named_are_not_read(variant, shape, make_batch):
 
 def test_settings_narrow_what_is_read(shape, make_batch):
     assert model_of("ridge, local", shape, make_batch()).needs == {"tokens"}
+    assert model_of("ridge, pooled", shape, make_batch()).needs == {"tokens", "neighbors"}
     assert model_of("hist2st, no counts", shape, make_batch()).needs == {"slides"}
 
 

@@ -24,7 +24,7 @@ class Own(Config):
 
 
 def test_models_have_choices():
-    assert {name for name, _ in CHOICES} == set(list_models())
+    assert {name for name, _ in CHOICES} == set(list_models()) - {"kernel"}  # which has numbers alone
 
 
 @pytest.mark.parametrize(("name", "field"), CHOICES)

@@ -20,6 +20,11 @@ SMALL = {
 
 def test_ridge_keeps_the_contract(check_contract):
     check_contract("ridge", {}, {})
+    check_contract("ridge", {"inputs": "local+neighbors", "penalty": "one"}, {})
+
+
+def test_kernel_ridge_keeps_the_contract(check_contract):
+    check_contract("kernel", {"n_landmarks": 32}, {})
 
 
 def test_gene_dml_keeps_the_contract(check_contract):
@@ -27,7 +32,7 @@ def test_gene_dml_keeps_the_contract(check_contract):
 
 
 def test_ridge_without_a_penalty_learns_64_spots_by_heart(fit_quality):
-    assert fit_quality("ridge", {"alpha_min": 1e-6, "alpha_max": 1e-5, "n_alphas": 2}) > 0.95
+    assert fit_quality("ridge", {"penalty": "one", "alpha_min": 1e-6, "alpha_max": 1e-5, "n_alphas": 2}) > 0.95
 
 
 def test_a_model_of_ones_own_takes_part():

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from gdml.models import ridge
-from gdml.models.gram import GramMatrices, fold_errors, gcv_errors, total
-from gdml.models.ridge import Gathered, Ridge, RidgeConfig, RidgeMap
+from gdml.models import gathered as limits
+from gdml.models.gathered import Gathered
+from gdml.models.gram import GramMatrices, fold_errors, gcv_errors, null_errors, total
+from gdml.models.ridge import Ridge, RidgeConfig, RidgeMap
 from gdml.models.scaling import Standardize
 
 ALPHAS = np.geomspace(1e-2, 1e4, 13).tolist()
@@ -38,7 +39,7 @@ def solved(x, y, folds, **options):
     both = []
     for most in (len(x), 50):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ridge, "MAX_ROWS", most)
+            patch.setattr(limits, "MAX_ROWS", most)
             pieces = gathered(x, y, folds)
         assert (pieces.sums is None) == (most == len(x))
         made = RidgeMap(x.shape[1], y.shape[1])
@@ -97,13 +98,17 @@ def sums_of(x, y, folds):
 
 def test_errors_of_folds_agree_with_a_loop():
     x, y, folds = problem((9, 30, 22))
-    error = np.zeros(len(ALPHAS))
+    error, null = np.zeros((len(ALPHAS), 3)), np.zeros(3)
     for i, alpha in enumerate(ALPHAS):
         for fold in range(3):
             out = (folds == fold).numpy()
             model = SklearnRidge(alpha).fit(x[~out].double().numpy(), y[~out].double().numpy())
-            error[i] += np.square(model.predict(x[out].double().numpy()) - y[out].double().numpy()).sum()
+            error[i] += np.square(model.predict(x[out].double().numpy()) - y[out].double().numpy()).sum(0)
+    for fold in range(3):
+        out = folds == fold
+        null += (y[out] - y[~out].mean(0)).square().sum(0).numpy()
     np.testing.assert_allclose(fold_errors(sums_of(x, y, folds), ALPHAS), error, rtol=1e-6)
+    np.testing.assert_allclose(null_errors(sums_of(x, y, folds)), null, rtol=1e-4)
 
 
 def test_generalised_cross_validation_agrees_with_its_definition():
@@ -124,7 +129,7 @@ def test_generalised_cross_validation_from_sums_takes_about_the_penalty_of_the_r
 
 
 def test_what_is_held_does_not_grow_with_the_rows(monkeypatch):
-    monkeypatch.setattr(ridge, "MAX_ROWS", 50)
+    monkeypatch.setattr(limits, "MAX_ROWS", 50)
     held = lambda made: (
         sum(t.nbytes for piece in made.held for t in piece)
         + sum(
@@ -137,10 +142,10 @@ def test_what_is_held_does_not_grow_with_the_rows(monkeypatch):
 
 @pytest.mark.parametrize("selection", ["stripes", "hest"])
 def test_a_model_learns_the_same_beyond_the_limit(shape, make_batch, monkeypatch, selection):
-    config = RidgeConfig(selection=selection, alpha_min=1.0, alpha_max=1e4, n_components=8)
+    config = RidgeConfig("local+neighbors", selection, "one", alpha_min=1.0, alpha_max=1e4, n_components=8)
     new, models = make_batch(seed=5), []
     for most in (24, 10):
-        monkeypatch.setattr(ridge, "MAX_ROWS", most)
+        monkeypatch.setattr(limits, "MAX_ROWS", most)
         model = Ridge(config, shape)
         model.prepare(make_batch(part) for part in (range(14), range(14, 24)))
         models.append(model)

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from gdml.models import Shape
 from gdml.models.ridge import Ridge, RidgeConfig, RidgeMap, pooled_features
 
-CONFIG = RidgeConfig(selection="gcv", alpha_min=1e-2, alpha_max=1e4, n_alphas=13)
+CONFIG = RidgeConfig("local+neighbors", "gcv", "one", alpha_min=1e-2, alpha_max=1e4, n_alphas=13)
 
 
 def features(batch):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import gdml
 from gdml.models.base import Shape, get_model, make_config
 from gdml.training import TrainedModel
+from gdml.training.data import Batches
 from gdml.training.fabric import make_fabric
 from gdml.training.loop import predict as predict_spots
 from gdml.training.trained import weights_digest
@@ -47,7 +48,7 @@ def make(name, data, seed=0):
     model = get_model(name)
     config = make_config(model, None, CONFIG if name == "gene-dml" else {})
     module = model(config, Shape(dim=8, n_tokens=3, n_side=3, n_genes=4))
-    module.prepare(data.in_order(torch.arange(len(data)), 20))
+    module.prepare(Batches(data, torch.arange(len(data)), 20, module.needs))
     return TrainedModel(
         module=module.eval(),
         name=name,
@@ -278,7 +279,7 @@ def test_from_a_newer_version(saved):
     # what else such a file holds is not ours to know
     edit(saved, lambda r: r.update(format_version=99, training=["all", "new"], config=None))
     with pytest.raises(
-        ValueError, match="written by a newer gdml .format 99, this one reads 2.: pip install --upgrade"
+        ValueError, match="written by a newer gdml .format 99, this one reads 3.: pip install --upgrade"
     ):
         gdml.load(saved)
 

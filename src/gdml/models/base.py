@@ -96,7 +96,8 @@ class SpotModel(nn.Module):
     recipe: ClassVar[Mapping[str, Any]] = {}
     #: The same for each of ``presets`` whose published training differs.
     preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    #: Parts of a :class:`gdml.models.Batch` that are read: of tokens, neighbors, slides, counts and nearest.
+    #: Parts of a :class:`gdml.models.Batch` that are read: of tokens, neighbors, summary, slides, counts
+    #: and nearest.
     needs: frozenset[str] = frozenset({"tokens", "neighbors"})
     #: Whether image and expression share a space, that of ``Output.embedding`` and ``embed_expression``.
     shared_space: ClassVar[bool] = False

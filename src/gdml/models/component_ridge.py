@@ -22,7 +22,7 @@ class ComponentRidge(nn.Module):
     n_in, n_out
         Widths. Until ``solve`` is called, the prediction is zero.
     standardize
-        Bring the inputs to mean 0 and standard deviation 1 over the training rows.
+        Bring the inputs to mean 0 and standard deviation 1 over the training rows, by their weights.
     """
 
     weight: Tensor
@@ -83,9 +83,11 @@ class ComponentRidge(nn.Module):
 
     def _rows(self, gathered: Gathered) -> "_Rows":
         x, y, folds, weights = gathered.rows()
+        w = weights.double()
         if self.scaled:
-            self.standardize.fit([x])
-        return _Rows(self.standardize(x).double(), y.double(), folds, weights.double())
+            mean = w @ x.double() / w.sum()
+            self.standardize.set(mean, (w @ (x - mean).square() / w.sum()).sqrt())
+        return _Rows(self.standardize(x).double(), y.double(), folds, w)
 
     def _sums(self, sums: gram.GramMatrices) -> "_Sums":
         if self.scaled:

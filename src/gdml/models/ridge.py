@@ -274,6 +274,7 @@ class Ridge(SpotModel):
     }
     default_frame = "slide"
     closed_form = True
+    needs = frozenset({"summary"})
     config: RidgeConfig
 
     def __init__(self, config: RidgeConfig, shape: Shape) -> None:

@@ -100,7 +100,7 @@ def predict(
     module.eval()
     data = data.in_frame(module.frame)
     rows = torch.arange(len(data)) if rows is None else rows
-    if not module.needs & {"tokens", "neighbors", "nearest"}:
+    if not module.needs & {"tokens", "neighbors", "nearest", "summary"}:
         batch_size = max(batch_size, data.max_context)  # spots are light then
     ordered, places = rows.sort()
     found: dict[str, Tensor] = {}
