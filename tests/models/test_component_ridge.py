@@ -41,8 +41,10 @@ def by_loops(x, y, folds, weights, axes, new):
             out = (folds == fold).numpy()
             null += w[out] @ np.square(target[out] - np.average(target[~out], weights=w[~out]))
             for i, alpha in enumerate(ALPHAS):
-                model = SklearnRidge(alpha).fit(x[~out], target[~out], sample_weight=w[~out])
-                errors[i] += w[out] @ np.square(target[out] - model.predict(x[out]))
+                mean_of_others = np.average(target[~out], weights=w[~out])
+                model = SklearnRidge(alpha, fit_intercept=False)  # inputs are centred once, over all rows
+                model.fit(x[~out], target[~out] - mean_of_others, sample_weight=w[~out])
+                errors[i] += w[out] @ np.square(target[out] - mean_of_others - model.predict(x[out]))
         chosen.append(ALPHAS[errors.argmin()] if errors.min() < null else None)
         if chosen[-1] is not None:
             model = SklearnRidge(chosen[-1]).fit(x, target, sample_weight=w)

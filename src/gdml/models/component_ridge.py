@@ -17,6 +17,9 @@ Piece = tuple[Tensor, Tensor, Tensor, Tensor | None]
 class ComponentRidge(nn.Module):
     """Weighted ridge regression of which each output, or component of the outputs, has a penalty of its own.
 
+    The inputs are centred once, over all training rows, and not again on each fold: in units of its slide a part of a
+    slide has a mean, and a penalty that is chosen as if it had none is too small.
+
     Parameters
     ----------
     n_in, n_out
@@ -111,8 +114,8 @@ class _Rows:
         errors, null = torch.zeros(len(alphas), k, dtype=torch.float64), torch.zeros(k, dtype=torch.float64)
         for fold in self.folds.unique() if len(self.folds.unique()) > 1 else ():
             out = self.folds == fold
-            (x_mean, y_mean), (s, vt, onto) = self._decomposed(~out)
-            into, left, w = (self.x[out] - x_mean) @ vt.T, self.y[out] - y_mean, self.weights[out, None]
+            mean, s, vt, onto = self._decomposed(~out)
+            into, left, w = self.x[out] @ vt.T, self.y[out] - mean, self.weights[out, None]
             null += (left.square() * w).sum(0)
             for i, alpha in enumerate(alphas):
                 predicted = into @ ((s / (s.square() + alpha))[:, None] * onto)
@@ -121,17 +124,16 @@ class _Rows:
 
     def solve(self, alphas: Tensor, useful: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (k, p) and bias (k,) at the penalty of each output (k,); outputs that are not ``useful`` get none."""
-        (x_mean, y_mean), (s, vt, onto) = self._decomposed(torch.ones(len(self.x), dtype=torch.bool))
+        mean, s, vt, onto = self._decomposed(torch.ones(len(self.x), dtype=torch.bool))
         shrunk = s[:, None] / (s.square()[:, None] + alphas) * useful
-        weight = (vt.T @ (shrunk * onto)).T
-        return weight, y_mean - weight @ x_mean
+        return (vt.T @ (shrunk * onto)).T, mean
 
-    def _decomposed(self, rows: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    def _decomposed(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean of the outputs, and the singular values and vectors of the inputs, with the outputs along the left ones."""
         x, y, w = self.x[rows], self.y[rows], self.weights[rows]
-        means = w @ x / w.sum(), w @ y / w.sum()
-        root = w.sqrt()[:, None]
-        u, s, vt = torch.linalg.svd((x - means[0]) * root, full_matrices=False)
-        return means, (s, vt, u.T @ ((y - means[1]) * root))
+        mean, root = w @ y / w.sum(), w.sqrt()[:, None]
+        u, s, vt = torch.linalg.svd(x * root, full_matrices=False)
+        return mean, s, vt, u.T @ ((y - mean) * root)
 
 
 @dataclass
@@ -145,13 +147,13 @@ class _Sums:
         if len(self.folds) < 2:
             k = len(self.folds[0].y)
             return torch.zeros(len(alphas), k), torch.zeros(k)
-        return gram.fold_errors(self.folds, alphas), gram.null_errors(self.folds)
+        return gram.fold_errors(self.folds, alphas, center_inputs=False), gram.null_errors(self.folds)
 
     def solve(self, alphas: Tensor, useful: Tensor) -> tuple[Tensor, Tensor]:
         """Solve as :meth:`_Rows.solve`."""
         everything = gram.total(self.folds)
-        centered = everything.centered()
+        mean = everything.y / everything.n
+        centered = everything.shifted(torch.zeros_like(everything.x), mean)
         values, axes = torch.linalg.eigh(centered.xx)
         shrunk = useful / (values.clamp(min=0)[:, None] + alphas)
-        weight = (axes @ (shrunk * (axes.T @ centered.xy))).T
-        return weight, (everything.y - weight @ everything.x) / everything.n
+        return (axes @ (shrunk * (axes.T @ centered.xy))).T, mean

@@ -127,14 +127,18 @@ def principal_axes(sums: Sums, n: int) -> Tensor:
     return torch.linalg.eigh(sums.centered().xx).eigenvectors.flip(1)[:, :n].T
 
 
-def fold_errors(folds: Sequence[Sums], alphas: Sequence[float]) -> Tensor:
-    """Predict each fold from the others: the total squared error by penalty and output, (n_alphas, m) float64."""
+def fold_errors(folds: Sequence[Sums], alphas: Sequence[float], *, center_inputs: bool = True) -> Tensor:
+    """Predict each fold from the others: the total squared error by penalty and output, (n_alphas, m) float64.
+
+    Outputs, and where asked for inputs, are centred on their means over the other folds.
+    """
     error = torch.zeros(len(alphas), len(folds[0].y), dtype=torch.float64)
     everything = total(folds)
     for fold in folds:
         others = everything - fold
-        left_out = fold.shifted(others.x / others.n, others.y / others.n)
-        others = others.centered()
+        x_mean = others.x / others.n if center_inputs else torch.zeros_like(others.x)
+        y_mean = others.y / others.n
+        left_out, others = fold.shifted(x_mean, y_mean), others.shifted(x_mean, y_mean)
         # one decomposition serves all penalties
         values, axes = torch.linalg.eigh(others.xx)
         learnt, gram, cross = axes.T @ others.xy, axes.T @ left_out.xx @ axes, axes.T @ left_out.xy
