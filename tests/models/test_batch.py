@@ -39,7 +39,7 @@ SMALL = {
 }
 VARIANTS = {
     **{name: (name, options) for name, options in SMALL.items()},
-    "gene-dml, paper's": ("gene-dml", SMALL["gene-dml"] | {"linear_share": 0.0, "scale_weight": 0.0, "head": "linear"}),
+    "gene-dml, paper's": ("gene-dml", SMALL["gene-dml"] | {"floor": "none", "scale_weight": 0.0, "head": "linear"}),
     "ridge, local": ("ridge", {"inputs": "local"}),
     "ridge, pooled": ("ridge", {"inputs": "local+neighbors", "penalty": "one"}),
     "ridge, hest": ("ridge", {"selection": "hest", "inputs": "local", "n_components": 4}),
@@ -49,7 +49,7 @@ OF_SLIDES = [name for name, (model, _) in VARIANTS.items() if "slides" in get_mo
 READ = {
     "bleep": set(),
     "egn": {"tokens"},
-    "gene-dml": {"tokens", "neighbors", "slides"},
+    "gene-dml": {"tokens", "neighbors", "slides", "summary"},
     "hist2st": {"slides", "counts"},
     "histogene": {"slides"},
     "kernel": {"summary"},

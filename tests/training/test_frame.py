@@ -72,7 +72,7 @@ def test_units_take_out_shift_and_scale_up_to_the_prior(n, shift, times, seed):
     frame.fit_features("pooled", [moments(torch.randn(200, 5, generator=g)) for _ in range(3)])
     rows = torch.randn(n, 5, generator=g)
     own, stained = moments(rows), moments(rows * times + shift)
-    one, other = frame.feature_units("pooled", own), frame.feature_units("pooled", stained)
+    one, other = frame.feature_units("pooled", own, n), frame.feature_units("pooled", stained, n)
     share = n / (n + PRIOR_SPOTS)
     prior = frame.pooled_mean, frame.pooled_scale
     for slide, units in ((own, one), (stained, other)):
@@ -91,7 +91,7 @@ def test_units_of_many_spots_do_not_know_the_stain():
     frame, rows = Frame(FrameConfig(), SHAPE), torch.randn(100_000, 5)
     frame.fit_features("pooled", [moments(rows)])
     other = rows * torch.tensor([2.0, 0.8, 5.0, 1.0, 3.0]) + torch.tensor([5.0, -3.0, 0.0, 20.0, 1.0])
-    found = [frame.feature_units("pooled", moments(part))(part) for part in (rows, other)]
+    found = [frame.feature_units("pooled", moments(part), len(part))(part) for part in (rows, other)]
     assert (found[0] - found[1]).abs().max() < 5e-3
 
 
@@ -99,7 +99,7 @@ def test_units_of_many_spots_do_not_know_the_stain():
 def test_a_slide_of_one_kind_of_spots_is_not_blown_up(slide):
     frame = Frame(FrameConfig(), SHAPE)
     frame.fit_features("pooled", [moments(torch.randn(200, 5)), moments(torch.randn(50, 5))])
-    units = frame.feature_units("pooled", moments(slide))
+    units = frame.feature_units("pooled", moments(slide), len(slide))
     assert (units.scale >= LEAST_SCALE * frame.pooled_scale * 0.999).all()
     near = units(slide + 0.1) - units(slide)
     assert near.isfinite().all() and (near.abs() < 0.3).all() and units(slide).isfinite().all()
@@ -108,7 +108,7 @@ def test_a_slide_of_one_kind_of_spots_is_not_blown_up(slide):
 def test_a_column_that_never_varies_is_centred_alone():
     frame = Frame(FrameConfig(), SHAPE)
     frame.fit_features("pooled", [moments(torch.full((20, 5), 3.0))])
-    assert torch.equal(frame.feature_units("pooled", moments(torch.full((9, 5), 3.0))).scale, torch.ones(5))
+    assert torch.equal(frame.feature_units("pooled", moments(torch.full((9, 5), 3.0)), 9).scale, torch.ones(5))
 
 
 def test_targets_are_those_of_a_loop_and_come_back():
@@ -199,7 +199,7 @@ def test_every_part_of_a_batch_is_in_units_of_its_slide(data):
     one, other = data.batch(rows, NEEDS), fit.batch(rows, NEEDS)
     for i, slide in enumerate(data.slide[rows].tolist()):
         units = {
-            part: frame.feature_units(part, data.slides[slide].moments(part))
+            part: frame.feature_units(part, data.slides[slide].moments(part), len(data.slides[slide]))
             for part in ("tokens", "pooled", "summary")
         }
         for part, using in units.items():

@@ -103,7 +103,7 @@ class GeneDML(SpotModel):
     preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESET_RECIPES
     preset_normalization = "paper"
     default_frame = "slide"
-    needs = frozenset({"tokens", "neighbors", "slides"})
+    needs: frozenset[str] = frozenset({"tokens", "neighbors", "summary", "slides"})
     shared_space = True
     config: GeneDMLConfig
 
@@ -130,8 +130,9 @@ class GeneDML(SpotModel):
             d, c.fusion_heads, c.fusion_mlp, c.fusion_dropout, residual=c.fusion_residual, **options
         )
         self.head = _head(d, m, c.head, c.head_dropout)
-        if c.floor != "none":
-            self.needs = self.needs | {"summary"}
+        if c.floor == "none":
+            self.needs = self.needs - {"summary"}
+        else:
             self.floor = Floor(4 * shape.dim, m, kernel=c.floor == "ridge+kernel")
         if c.scale_weight:
             self.scale_heads = nn.ModuleList(_head(d, m, "linear", c.head_dropout) for _ in SCALES)
