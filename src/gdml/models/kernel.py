@@ -86,7 +86,8 @@ class KernelMap(nn.Module):
         self.whiten.zero_()
         self.landmarks[: len(chosen)].copy_(chosen)
         self.whiten[: len(chosen), : len(chosen)].copy_(whiten)
-        self.map.solve(((self._coordinates(x), *rest) for x, *rest in pieces()), alphas, axes)
+        located = ((self._coordinates(x), y, folds, weights) for x, y, folds, weights in pieces())
+        self.map.solve(located, alphas, axes)
 
 
 class _Thinned:
