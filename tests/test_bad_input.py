@@ -366,7 +366,7 @@ def truncated_record(folder):
 
 def newer(folder):
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
 
 
 def not_ours(folder):

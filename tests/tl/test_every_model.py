@@ -18,6 +18,7 @@ SMALL = {
     "histogene": {"width": 16, "depth": 1, "heads": 2},
     "m2ost": {"width": 16, "depth": 1, "heads": 2},
     "nh2st": {"width": 16, "graph_width": 16, "depth": 1, "heads": 2},
+    "kernel": {"n_landmarks": 16},
     "ridge": {},
     "stnet": {},
     "triplex": {

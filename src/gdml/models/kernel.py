@@ -87,7 +87,8 @@ class KernelMap(nn.Module):
         self.whiten.zero_()
         self.landmarks[: len(chosen)].copy_(chosen)
         self.whiten[: len(chosen), : len(chosen)].copy_(whiten)
-        self.map.solve(((self._coordinates(x), y, folds, w) for x, y, folds, w in pieces()), alphas, axes)
+        located = ((self._coordinates(x), y, folds, weights) for x, y, folds, weights in pieces())
+        self.map.solve(located, alphas, axes)
 
 
 class _Thinned:

@@ -32,6 +32,7 @@ def ablate(
     config: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     max_epochs: int | None = None,
+    frame: str | Mapping[str, Any] | None = None,
     key: str = _keys.KEY,
     groups: str | None = None,
     **options: Any,
@@ -52,7 +53,7 @@ def ablate(
         of your choice: ``{"pathways": {"neither": {"instance_weight": 0, "group_weight": 0}}}``. None: the grids of
         the model's paper, for Gene-DML both pathways on and off, k, lambda and tau of the group loss
         :cite:p:`Song2026`.
-    preset, config, training, max_epochs
+    preset, config, training, max_epochs, frame
         The model that is varied, as in :func:`gdml.tl.fit`.
     key
         Name under which tiles, features and normalisation are stored.
@@ -88,7 +89,7 @@ def ablate(
             raise TypeError(f"gdml.tl.ablate has no argument {name!r}. {did_you_mean(name, _OPTIONS)}")
     options["group_key"] = renamed("groups", groups, "group_key", options.get("group_key"))
     options["fabric"] = {name: options.pop(name) for name in _FABRIC if name in options}
-    model_class, base, _, _ = resolve_settings(model, preset, config, training, max_epochs)
+    model_class, base, _, _ = resolve_settings(model, preset, config, training, max_epochs, frame)
     grid = model_class.published_grids(base) if grid is None else grid
     if not grid:
         raise ValueError(f"`grid` is empty: name a field of {model!r} and its values, such as {{'width': [64, 128]}}.")
@@ -98,6 +99,7 @@ def ablate(
         "config": dict(config or {}),
         "training": training,
         "max_epochs": max_epochs,
+        "frame": frame,
     }
     candidates: dict[str, dict[str, Any]] = {model: own}
     default = {field: _default(values, base, field) for field, values in grid.items()}
@@ -105,7 +107,7 @@ def ablate(
     for field, values in grid.items():
         for name, changes in _named(field, values).items():
             # fails here, before anything is run, where a field or a value is not valid
-            changed = resolve_settings(model, preset, {**own["config"], **changes}, training, max_epochs)[1]
+            changed = resolve_settings(model, preset, {**own["config"], **changes}, training, max_epochs, frame)[1]
             if changed == base:
                 continue
             label = f"{field}={name}"

@@ -42,7 +42,7 @@ class FrameConfig(Config):
         ``"signal"``: the targets are projected on their principal components above the noise (the optimal hard
         threshold of :cite:t:`Gavish2014`), 64 at most; ``"all"``: as they are.
     weights
-        ``"depth"``: spots with few counts weigh less, by t / (t + 1), where t is the total count of a spot over the
+        ``"depth"``: spots with few counts weigh less, by 2 t / (t + 1), where t is the total count of a spot over the
         median of its slide; ``"equal"``.
     """
 

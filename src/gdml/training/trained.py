@@ -40,6 +40,8 @@ _PARTS = {
     "history": dict,
     "weights_sha256": str,
 }
+#: Values of fields that the configs of models did not have before format 3.
+_BEFORE_3: dict[str, dict[str, Any]] = {"ridge": {"penalty": "one"}}
 _SINCE: dict[int, dict[str, Any]] = {2: {"provenance": str, "slides": dict | None}, 3: {"frame": dict}}
 
 
@@ -313,7 +315,8 @@ def _make_module(folder: Path, record: dict[str, Any]) -> SpotModel:
     try:
         model = get_model(record["model"])
         with torch.random.fork_rng(devices=[]):
-            config = make_config(model, None, record["config"])
+            earlier = {} if "frame" in record else _BEFORE_3.get(record["model"], {})
+            config = make_config(model, None, earlier | record["config"])
             frame = FrameConfig(**record["frame"]) if "frame" in record else FRAMES["raw"]
             module = make_module(model, config, Shape(**record["shape"]), frame)
     except (RuntimeError, TypeError, ValueError) as error:
