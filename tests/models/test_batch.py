@@ -190,7 +190,18 @@ def visiting(batch: Batch, rows: list[int]) -> Batch:
             torch.tensor([nearest(row) for row in visitors.tolist()]),
         )
     at = torch.tensor(rows)
-    parts = ("tokens", "pooled", "neighbors", "neighbor_mask", "slide", "spot", "stripe", "expression", "counts")
+    parts = (
+        "tokens",
+        "pooled",
+        "neighbors",
+        "neighbor_mask",
+        "summary",
+        "slide",
+        "spot",
+        "stripe",
+        "expression",
+        "counts",
+    )
     cut = {name: getattr(batch, name)[at] for name in parts}
     return Batch(**cut, slides=slides, visitors=others, index=place[at])
 
@@ -304,4 +315,4 @@ def test_a_batch_moves_with_all_its_parts(make_batch):
     moved = visiting(make_batch(), EVERY).to("meta")
     parts = [moved, moved.slides, moved.visitors]
     found = [value for part in parts for value in vars(part).values() if isinstance(value, torch.Tensor)]
-    assert len(found) == 18 and all(value.device.type == "meta" for value in found)
+    assert len(found) == 19 and all(value.device.type == "meta" for value in found)

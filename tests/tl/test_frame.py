@@ -9,7 +9,7 @@ from gdml.training import FrameConfig
 
 def predicted(adata, model):
     gdml.tl.predict(adata, model)
-    return adata.obsm["gdml_pred"].to_numpy()
+    return adata.obsm["gdml"].to_numpy()
 
 
 @pytest.mark.parametrize("name", ["ridge", "kernel"])
@@ -64,7 +64,7 @@ def test_runs_of_two_frames_are_kept_apart(ready, trained, tmp_path):
     by_model = found.scores.groupby("model").pcc.mean()
     assert by_model["in units"] != by_model["raw"]
     alone = gdml.tl.cross_validate(ready, {"raw": models["raw"]}, group_key="patient", save_to=tmp_path / "other")
-    assert alone.scores.pcc.mean() == by_model["raw"]
+    assert alone.scores.pcc.tolist() == found.scores.pcc[found.scores.model == "raw"].tolist()
 
 
 def test_an_ablation_in_a_frame(ready, tmp_path):
@@ -76,9 +76,9 @@ def test_an_ablation_in_a_frame(ready, tmp_path):
     assert found.scores[found.scores.model == "ridge"].pcc.tolist() == other.scores.pcc.tolist()
 
 
-def test_without_raw_counts_spots_weigh_the_same(ready, capsys):
+def test_without_raw_counts_spots_weigh_the_same(ready):
     ready.X = np.log1p(ready.X.toarray() if hasattr(ready.X, "toarray") else ready.X)
-    model = gdml.tl.fit(ready, "ridge", frame="slide")
-    assert "not weighed by their total counts" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match=r"not weighed by their total counts.*frame=\{\"weights\": \"equal\"\}"):
+        model = gdml.tl.fit(ready, "ridge", frame="slide")
     equal = gdml.tl.fit(ready, "ridge", frame={"weights": "equal"})
     np.testing.assert_allclose(predicted(ready, model), predicted(ready, equal), rtol=1e-4, atol=1e-4)

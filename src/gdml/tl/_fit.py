@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from scanpy import logging as logg
 
 from gdml import _keys
 from gdml._errors import check_count, count, renamed
@@ -145,7 +144,7 @@ def fit(
     Warns
     -----
     UserWarning
-        If the trained model could not be saved.
+        If the trained model could not be saved, or raw counts are not at hand and all spots weigh the same.
 
     See Also
     --------
@@ -274,7 +273,12 @@ def _depth(spots: Spots, layer: str | None) -> NDArray[np.float32]:
     try:
         return total_counts(spots, layer)
     except (KeyError, ValueError) as error:
-        logg.warning(f"fit: spots are not weighed by their total counts, since raw counts are not at hand ({error})")
+        warnings.warn(
+            f"Spots are not weighed by their total counts, since raw counts are not at hand ({error}); "
+            'frame={"weights": "equal"} says so.',
+            UserWarning,
+            stacklevel=4,
+        )
         return np.ones(spots.adata.n_obs, np.float32)
 
 
