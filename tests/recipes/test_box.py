@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from gdml.encoders import get_encoder
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "box"
 
 
@@ -165,3 +167,5 @@ def test_killed_and_called_again_it_ends_with_the_same_weights(tmp_path):
     assert again.returncode == 0 and "resuming at step" in printed
     assert whole.read_bytes() == parts.read_bytes()
     assert not list(tmp_path.glob("*.checkpoint*"))
+    tokens, _ = get_encoder("box", weights=whole).encode(torch.zeros(1, 224, 224, 3, dtype=torch.uint8))
+    assert tokens.shape == (1, 50, 512) and tokens.isfinite().all()
