@@ -21,7 +21,7 @@ compared with the undisturbed run byte by byte.
 Without either a large slide is embedded:
 
     OMP_WAIT_POLICY=passive python benchmarks/scale.py --folder /scratch
-    python benchmarks/scale.py --folder /scratch --encoder box --neighbors exact --spots 2000
+    python benchmarks/scale.py --folder /scratch --encoder timm:resnet18 --neighbors exact --spots 2000
 
 Makes a pyramidal TIFF of 60,000 x 60,000 px (JPEG tiles, 0.25 um/px) in ``--folder`` unless it is there, and embeds a
 quarter, a half and all of 20,000 spots of it, 100 um apart, each in a process of its own. Memory is what is resident

@@ -1,7 +1,7 @@
 """How fast tiles are embedded, on the machine's own measure: its rate of matrix products.
 
     OMP_WAIT_POLICY=passive python benchmarks/throughput.py
-    python benchmarks/throughput.py --encoder box --image slide.svs --spots 500 --device cuda --json out.json
+    python benchmarks/throughput.py --encoder box --weights box.safetensors --device cuda --json out.json
 
 In one run: the rates of bf16 and fp32 matrix products, and for a small encoder and for UNI's architecture with random
 weights, the bare encoder on tiles in memory beside the whole of ``gdml.pp.embed``, from the image file to the store.
@@ -174,7 +174,8 @@ def pipeline(adata: ad.AnnData, extractor: Extractor, neighbors: str) -> tuple[f
 
 def measure(name: str, adata: ad.AnnData, device: torch.device, args: argparse.Namespace) -> dict[str, float | str]:
     """Bare encoder and pipeline in turns, on the same number of tiles."""
-    encoder = get_encoder(name, **({"pretrained": False} if name.startswith("timm:") else {}))
+    options = {"pretrained": False} if name.startswith("timm:") else {}
+    encoder = get_encoder(name, **({"weights": args.weights} if args.weights and name == args.encoder else options))
     flop = flop_per_tile(encoder)  # of the plain network, before it is compiled
     if args.compile:
         encoder.compile()
@@ -246,6 +247,7 @@ def main() -> None:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="timm:resnet18", help="the small one; random weights for timm:...")
+    parser.add_argument("--weights", help="file of weights of --encoder")
     parser.add_argument("--large", default="timm:vit_large_patch16_224", help="the large one")
     parser.add_argument("--spots", type=int, default=10**9, help="spots for the small encoder, from the top (all)")
     parser.add_argument("--large-spots", type=int, default=12, help="spots for the large encoder; 0 leaves it out")

@@ -25,7 +25,7 @@ def make_parser(description: str | None, *, models: Sequence[str] = MODELS) -> a
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--sections", nargs="+", help="some of the set's slides, to try the script")
-    add("--encoder", default="uni", help="uni (gated, the paper's), box, stain, or another of gdml")
+    add("--encoder", default="uni", help="uni (gated, the paper's), stain, or another of gdml that needs no file")
     add("--tokens", choices=["grid7", "all", "pooled"], help="tokens of a tile; all with --paper-tiles, else grid7")
     add("--neighbors", default="exact", choices=["exact", "lattice"])
     add("--paper-tiles", action="store_true", help="224 px as they are and all tokens, as the paper; else 112 um")

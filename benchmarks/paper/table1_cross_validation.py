@@ -5,7 +5,7 @@
     python benchmarks/paper/table1_cross_validation.py --set skinst --yes --protocol paper nested --paper-tiles
 
     GDML_DATA_DIR=... python benchmarks/paper/table1_cross_validation.py --set her2st \
-        --sections B4 C2 C3 C4 C6 --encoder box --models ridge stnet            # a trial on five sections
+        --sections B4 C2 C3 C4 C6 --encoder stain --models ridge stnet          # a trial on five sections
 
 Finished runs are kept in the folder and skipped when the script is called again.
 """

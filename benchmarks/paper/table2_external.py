@@ -4,7 +4,7 @@
     python benchmarks/paper/table2_external.py --yes --models gene-dml triplex ridge
 
     GDML_DATA_DIR=... python benchmarks/paper/table2_external.py \
-        --sections B4 C2 C3 --test-sections C6 --encoder box --models ridge     # a trial without Visium slides
+        --sections B4 C2 C3 --test-sections C6 --encoder stain --models ridge   # a trial without Visium slides
 
 The epoch is chosen on held-out patients of HER2ST: the slides that are scored have no part in it. Trained models are
 kept in the folder and read when the script is called again.

@@ -3,7 +3,7 @@
     python benchmarks/paper/table3_ablation.py --set skinst --check
     python benchmarks/paper/table3_ablation.py --set her2st --yes --fields pathways k
 
-    GDML_DATA_DIR=... python benchmarks/paper/table3_ablation.py --set her2st --sections B4 C2 --encoder box \
+    GDML_DATA_DIR=... python benchmarks/paper/table3_ablation.py --set her2st --sections B4 C2 --encoder stain \
         --fields tau_IG --max-epochs 2                                          # a trial on two sections
 
 Finished runs are kept in the folder and skipped when the script is called again.

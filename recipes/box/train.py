@@ -1,8 +1,8 @@
-"""Train the encoder ``"box"``: self-supervised, on the H&E images of the HER2ST sections.
+"""Train weights for the encoder ``"box"``: self-supervised, on H&E images.
 
     pip install "gdml[train]"
-    python recipes/box/train.py --out box.safetensors                       # all sections: the weights in the package
-    python recipes/box/train.py --sections C2 C3 C4 C6 --out no_b.safetensors   # for scores on patient B
+    python recipes/box/train.py --images FOLDER --out box.safetensors                      # the images of sources.csv
+    python recipes/box/train.py --images FOLDER --sources mine.csv --out mine.safetensors  # others
 
 A ResNet-18 learns to match two views of the same position (VICReg, Bardes et al. 2022, as in lightly); gene
 expression is not used. An interrupted run resumes from its last checkpoint (``{out}.checkpoint``) and ends with the
@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from math import cos, pi
@@ -23,16 +22,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
-import pyvips
 import timm
 import torch
 from lightly.loss import VICRegLoss
 from lightly.models.modules.heads import VICRegProjectionHead
 from safetensors.torch import save_file
+from sources import sources
 from torch import Tensor, nn
-from views import MASK_PX, Augmentation, TrainingSlide, Views
+from views import MASK_PX, Augmentation, Views
 
-import gdml
 from gdml.encoders.device import resolve_device, use_bf16
 
 ARCHITECTURE = "resnet18"
@@ -54,9 +52,9 @@ class Recipe:
         Of weights and views.
     """
 
-    steps: int = 800
+    steps: int = 900
     pairs: int = 96
-    px: int = 96
+    px: int = 80
     lr: float = 1.5e-3
     weight_decay: float = 0.05
     warmup: int = 50
@@ -115,16 +113,6 @@ class Run:
         self.step = int(state["step"])
 
 
-def slides(sections: list[str]) -> Iterator[TrainingSlide]:
-    """Read whole sections into memory."""
-    adata = gdml.datasets.her2st(sections)
-    gdml.pp.tile(adata)
-    for name in sections:
-        slide = adata.uns["gdml"]["tiles"]["slides"][name]
-        pixels = pyvips.Image.new_from_file(slide["image"]).numpy()[..., :3]
-        yield TrainingSlide.of(pixels, float(slide["um_per_px"]))
-
-
 def export(net: nn.Module, path: Path, about: dict) -> None:
     """Write the weights as float16, without counters of batches."""
     half = {k: v.half().contiguous().cpu() for k, v in net.state_dict().items() if v.is_floating_point()}
@@ -136,7 +124,8 @@ def export(net: nn.Module, path: Path, about: dict) -> None:
 def main() -> None:
     """Run the recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", nargs="+", default=["B4", "C2", "C3", "C4", "C6"])
+    parser.add_argument("--images", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--sources", type=Path, default=Path(__file__).with_name("sources.csv"), help="what is in it")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--checkpoint-every", type=int, default=50)
@@ -148,7 +137,7 @@ def main() -> None:
     augmentation = Augmentation()
     about = {
         "architecture": ARCHITECTURE,
-        "sections": sorted(args.sections),
+        "sources": args.sources.read_text(),
         "recipe": asdict(recipe),
         "augmentation": json.loads(json.dumps(asdict(augmentation))),
     }
@@ -157,9 +146,10 @@ def main() -> None:
     if checkpoint.exists():
         run.load(checkpoint, about)
         print(f"resuming at step {run.step}", flush=True)
-    views = Views(list(slides(args.sections)), recipe.pairs, recipe.px, augmentation, recipe.seed)
-    area = sum(len(slide.places) * (MASK_PX * slide.um_per_px / 1000) ** 2 for slide in views.slides)
-    print(f"{len(views.slides)} sections, {area:.1f} mm2 with tissue, device {run.device}", flush=True)
+    views = Views(list(sources(args.sources, args.images)), recipe.pairs, recipe.px, augmentation, recipe.seed)
+    for source, share in zip(views.sources, views.share, strict=True):
+        area = len(source.places) * (MASK_PX * source.um_per_px / 1000) ** 2
+        print(f"{source.name}: {area:.1f} mm2 with tissue, {share:.0%} of the batches", flush=True)
 
     losses, start, first = [], time.time(), run.step
     with ThreadPoolExecutor(1) as ahead:  # the next batch is cut while the network learns from this one

@@ -1,6 +1,7 @@
 """Slides that the workers of a Dask cluster encode."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -28,6 +29,19 @@ def client():
         distributed.Client(cluster) as client,
     ):
         yield client
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    """Arguments of embed for a network that workers can make: its name, and a file of weights."""
+    from safetensors.torch import save_file
+
+    from gdml.encoders import TimmEncoder
+
+    model = TimmEncoder("resnet18", pretrained=False, seed=3).model
+    path = tmp_path_factory.mktemp("resnet") / "resnet18.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    return {"encoder": "timm:resnet18", "weights": path}
 
 
 @pytest.fixture
@@ -71,14 +85,9 @@ def test_what_is_stored_is_found_by_either(slides, client, tmp_path, monkeypatch
     assert encoded[0] > 0 and encoded[1] > encoded[0] and encoded[2:] == [0, 0]
 
 
-def test_weights_by_a_relative_path(slides, client, tmp_path, monkeypatch):
-    from safetensors.torch import save_file
-
-    from gdml.encoders import TimmEncoder
-
+def test_weights_by_a_relative_path(slides, client, resnet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the workers are elsewhere
-    model = TimmEncoder("resnet18", pretrained=False, seed=3).model
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, "mine.safetensors")
+    shutil.copy(resnet["weights"], "mine.safetensors")
     one = slides[slides.obs["library_id"] == "S2"][:2].copy()
     options = {"weights": "mine.safetensors", "tokens": "pooled", "neighbors": "lattice", "encoder_name": "mine"}
     gdml.pp.embed(one, "timm:resnet18", **options, cache_dir="cluster", client=client)
@@ -87,10 +96,10 @@ def test_weights_by_a_relative_path(slides, client, tmp_path, monkeypatch):
     np.testing.assert_array_equal(spread, one.obsm["X_mine"])
 
 
-def test_a_worker_that_is_killed(slides, client, tmp_path):
+def test_a_worker_that_is_killed(slides, client, resnet, tmp_path):
     expected = slides.copy()
     torch.set_num_threads(1)
-    gdml.pp.embed(expected, "box", neighbors="lattice", cache_dir=tmp_path / "alone")
+    gdml.pp.embed(expected, **resnet, neighbors="lattice", cache_dir=tmp_path / "alone")
     pids = client.run(os.getpid)
 
     def kill():
@@ -101,10 +110,10 @@ def test_a_worker_that_is_killed(slides, client, tmp_path):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    gdml.pp.embed(slides, "box", neighbors="lattice", cache_dir=tmp_path / "spread", client=client)
+    gdml.pp.embed(slides, **resnet, neighbors="lattice", cache_dir=tmp_path / "spread", client=client)
     killer.join()
     assert contents(tmp_path / "spread") == contents(tmp_path / "alone")
-    np.testing.assert_array_equal(slides.obsm["X_box"], expected.obsm["X_box"])
+    np.testing.assert_array_equal(slides.obsm["X_resnet18"], expected.obsm["X_resnet18"])
     client.wait_for_workers(2)
     assert set(client.run(os.getpid).values()) != set(pids.values()), "no worker was killed"
 
@@ -164,10 +173,10 @@ def test_a_worker_without_the_device_is_named(slides, client, tmp_path):
     assert "Raised on the worker tcp://" in raised.value.__notes__[0]
 
 
-def test_precision_is_that_of_the_workers(slides, client, tmp_path, monkeypatch):
+def test_precision_is_that_of_the_workers(slides, client, resnet, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "_about", lambda device, precision: ("1", "bf16"))
     one = slides[slides.obs["library_id"] == "S1"][:1].copy()
-    gdml.pp.embed(one, "box", client=client, cache_dir=tmp_path, tokens="pooled", neighbors="lattice")
+    gdml.pp.embed(one, **resnet, client=client, cache_dir=tmp_path, tokens="pooled", neighbors="lattice")
     assert one.uns["gdml"]["features"]["precision"] == "bf16"
 
 
@@ -243,7 +252,7 @@ def test_workers_that_die_of_a_slide(slides, client, tmp_path, monkeypatch):
     assert "features" not in slides.uns["gdml"]
 
 
-def test_a_scheduler_that_goes_away(slides, tmp_path):
+def test_a_scheduler_that_goes_away(slides, resnet, tmp_path):
     cluster = distributed.LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=":0")
     with distributed.Client(cluster) as client:
 
@@ -255,6 +264,6 @@ def test_a_scheduler_that_goes_away(slides, tmp_path):
         closer = threading.Thread(target=close)
         closer.start()
         with pytest.raises(ConnectionError, match="went away.*call again with a new client"):
-            gdml.pp.embed(slides, "box", cache_dir=tmp_path, client=client)
+            gdml.pp.embed(slides, **resnet, cache_dir=tmp_path, client=client)
         closer.join()
     assert "features" not in slides.uns["gdml"]

@@ -26,7 +26,7 @@ def add_command(commands: Any) -> None:
         example="gdml embed slides.csv --encoder uni --scheduler tcp://10.0.0.1:8786",
     )
     _options.add_slides(parser)
-    parser.add_argument("--encoder", required=True, metavar="NAME", help="stain, box, uni, ... or timm:MODEL")
+    parser.add_argument("--encoder", required=True, metavar="NAME", help="stain, uni, virchow2, ... or timm:MODEL")
     parser.add_argument("--weights", metavar="FILE", help="file of weights of the encoder")
     parser.add_argument("--tile-um", type=float, default=112.0, metavar="X", help="side of a tile, um (112)")
     parser.add_argument("--n-side", type=int, default=5, metavar="N", help="tiles along a neighbour region (5)")

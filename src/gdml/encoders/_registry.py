@@ -77,7 +77,7 @@ def get_encoder(
     Parameters
     ----------
     encoder
-        - a name from :func:`list_encoders`: ``"stain"`` has no weights, ``"box"`` comes with gdml, and the published
+        - a name from :func:`list_encoders`: ``"stain"`` needs no weights, ``"box"`` those that you train, and the published
           pathology models ``"uni"``, ``"uni2-h"``, ``"virchow2"``, ``"h-optimus-0"``, ``"h-optimus-1"``, ``"h0-mini"``,
           ``"midnight"``, ``"conch"``, ``"gigapath"`` and ``"phikon-v2"`` need weights, most of them on request from
           their authors, see :class:`~gdml.encoders.pathology.PublishedEncoder`;

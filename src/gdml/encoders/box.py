@@ -1,6 +1,5 @@
-"""The encoder that comes with the package: a ResNet-18 trained on H&E."""
+"""A ResNet-18 for weights that the user trains on H&E, by the recipe in the repository."""
 
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,32 +15,37 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # as in its training
 
 
 class BoxEncoder(TimmEncoder):
-    """ResNet-18, self-supervised on the H&E of HER2ST: 50 tokens of 512 numbers, without a download.
+    """ResNet-18, self-supervised on H&E: 50 tokens of 512 numbers.
 
-    The first token is the mean of the others, which are the 7 x 7 cells of the last feature map. The guide to
-    encoders has the model card: data, recipe, scores and limits.
+    The first token is the mean of the others, which are the 7 x 7 cells of the last feature map. No weights come with
+    gdml, because those that were tried score below ``"stain"``: see the guide to this encoder.
 
     Parameters
     ----------
     weights
-        File of weights to use instead, made by the same recipe (``recipes/box/train.py``).
+        File made by the recipe, ``recipes/box/train.py`` in the repository.
 
     Raises
     ------
+    ValueError
+        If ``weights`` is not given; when the first tile is encoded, if they do not fit.
     FileNotFoundError
         If ``weights`` does not exist.
-    ValueError
-        If they do not fit; raised when the first tile is encoded.
 
     References
     ----------
     He et al., Deep residual learning for image recognition, CVPR 2016. Bardes, Ponce and LeCun, VICReg, ICLR 2022.
-    Images: Andersson et al., Nature Communications 12, 6012 (2021), CC BY 4.0.
     """
 
     def __init__(self, *, weights: str | Path | None = None) -> None:
-        shipped = files(__package__).joinpath("weights/box.safetensors")
-        super().__init__(ARCHITECTURE, name="box", weights=weights or str(shipped), mean=MEAN, std=STD)
+        if weights is None:
+            raise ValueError(
+                "`encoder`: no weights of 'box' come with gdml. Train some on your images, "
+                "`python recipes/box/train.py --images FOLDER --out box.safetensors` in gdml's repository, and pass "
+                'weights="box.safetensors"; or use encoder="stain", which needs none, or a pathology model such as '
+                'encoder="uni".'
+            )
+        super().__init__(ARCHITECTURE, name="box", weights=weights, mean=MEAN, std=STD)
 
     def _prepared(self, model: Any) -> Any:
         _fold(model)

@@ -52,8 +52,8 @@ def embed(
         Spots with tiles; :func:`gdml.pp.tile` is called with its defaults if they have none. A SpatialData with one
         table works as well.
     encoder
-        Name of an encoder ("stain", statistics without weights; "box", a small network that comes with gdml; "uni",
-        "virchow2" and other published ones; any timm model), a module or a function, see
+        Name of an encoder ("stain", statistics without weights; "uni", "virchow2" and other published ones; "box",
+        a small network for weights of your own; any timm model), a module or a function, see
         :func:`gdml.encoders.get_encoder`.
     tokens
         Tokens that are kept of the spot's own tile: ``"grid7"``, the class token and the patches averaged to
