@@ -64,6 +64,8 @@ def fit(
     Steps that were not run (:func:`gdml.pp.tile`, :func:`gdml.pp.embed`, :func:`gdml.pp.normalize`) are run
     with their defaults. The epoch is selected by the PCC(A) on spots that are held out of the training spots,
     never on a slide that is scored later; then the model is trained again on all spots for as many epochs.
+    Gene-DML is blended with ridge and kernel ridge regression, with shares chosen on three such splits;
+    ``config={"floor": "none"}`` is the network alone.
     If an error is raised, ``adata`` is left unchanged; features stay on disk for the next call.
 
     Parameters
@@ -88,9 +90,10 @@ def fit(
         How spots are held out to select the epoch: ``"group"``, whole groups; ``"block"``, one end of each
         slide, with a margin so that no neighbour region of a training spot contains a held-out tile; ``"auto"``, by
         group if there are two or more, else by block; None, no spots are held out and ``max_epochs`` epochs are
-        trained.
+        trained. For a blend, thirds of the slides are held out in turn, or groups where ``group_key`` names two or more;
+        with None, half of the prediction is the network's.
     validation_fraction
-        Fraction of the spots that is held out.
+        Fraction of the spots that is held out; not used for a blend.
     max_epochs
         Maximum number of epochs; short for ``training={"max_epochs": ...}``.
     frame
@@ -123,7 +126,8 @@ def fit(
 
     ``.uns['gdml']['fit']`` : dict
         ``model`` (folder of the saved model, or ``"in memory"`` if it could not be saved), ``name``, ``config``,
-        ``settings``, ``seed``, ``split``, ``slides``, ``best_epoch``, ``n_epochs`` of the final training,
+        ``settings``, ``frame``, ``seed``, ``split``, ``slides``, ``best_epoch``, ``n_epochs`` of the final training,
+        ``shares`` of a blend (empty for other models),
         ``provenance``, ``versions``, and ``history``: ``epoch``, ``loss`` and its parts, ``val_pcc``, ``val_mse``,
         float64, one entry per epoch.
 
