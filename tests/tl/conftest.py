@@ -35,6 +35,7 @@ def small():
             "fusion_heads": 2,
             "n_groups": 4,
             "group_iterations": 3,
+            "floor": "none",
         },
         "training": {"max_epochs": 3, "patience": 3, "batch_size": 32, "slides_per_batch": 8, "refit": True},
     }

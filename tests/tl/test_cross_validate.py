@@ -211,6 +211,7 @@ def test_the_papers_protocol_chooses_the_epoch_on_the_test_fold(ready, small, tm
     from gdml.training.loop import predict, train
 
     options = {"model": "gene-dml", **small, "training": {**small["training"], "max_epochs": 6, "patience": 6}}
+    options["frame"] = "raw"
     found = gdml.tl.cross_validate(ready, {"m": options}, group_key="patient", protocol="paper", save_to=tmp_path)
     assert found.optimistic and "OPTIMISTIC" in repr(found) and "smoothed" in repr(found)
     patient = ready.obs["patient"].cat.categories[0]

@@ -11,7 +11,7 @@ import scanpy as sc
 import torch
 
 import gdml
-from gdml.training import TrainingConfig
+from gdml.training import FrameConfig, TrainingConfig
 from gdml.training import loop as training_loop
 
 
@@ -61,10 +61,14 @@ def test_steps_that_were_run_are_kept(ready, small):
 def test_a_presets_expression_is_the_papers(synthetic_adata):
     gdml.pp.select_genes(synthetic_adata, n_genes=20)
     small = {"config": {"n_groups": 4, "width": 16}, "training": {"max_epochs": 1, "batch_size": 64}}
+    # the paper's 16 heads do not divide the 72 stain features
+    with pytest.raises(ValueError, match="found 16 heads for width 72, which 12 divides"):
+        gdml.tl.fit(synthetic_adata, preset="skinst", **small)
+    small["config"] |= {"slide_heads": 12, "neighbor_heads": 12}
     model = gdml.tl.fit(synthetic_adata, preset="skinst", **small)
     assert model.normalization == {"order": "panel", "target_sum": 1e4, "log": "10", "smooth": True}
     config = model.module.config
-    assert (config.slide_heads, config.targets, config.n_groups, config.width) == (16, "raw", 4, 16)
+    assert (config.slide_heads, config.targets, config.n_groups, config.width) == (12, "raw", 4, 16)
     settings = model.training["settings"]
     assert (settings["optimizer"], settings["batch_size"], settings["max_epochs"]) == ("adam", 64, 1)
     assert model.training["preset"] == "skinst"
@@ -77,6 +81,28 @@ def test_what_is_each_genes_own_is_kept_unless_labels_are_the_papers(ready, smal
     assert (0 < share < 1) if labels == "paper" else share == 1
     small["config"]["gene_specific"] = 0.25
     assert gdml.tl.fit(ready, **small).module.config.gene_specific == 0.25
+
+
+def test_the_default_is_blended_with_its_floor(ready, small, tmp_path):
+    del small["config"]["floor"]
+    model = gdml.tl.fit(ready, group_key="patient", **small)
+    shares = ready.uns["gdml"]["fit"]["shares"]
+    assert list(shares) == ["ridge", "kernel", "network"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares == model.training["shares"]
+    np.testing.assert_allclose(model.module.floor.shares, list(shares.values()), atol=1e-6)
+    assert model.module.frame.config == FrameConfig()
+    split = ready.uns["gdml"]["fit"]["split"]
+    assert (split["n_splits"], split["by"]) == (2, "group")
+    assert sorted(split["held_out"].split(", ")) == ["P1", "P2"]
+    expected = prediction(ready, model)
+    ready.write_h5ad(tmp_path / "fitted.h5ad")
+    assert dict(ad.read_h5ad(tmp_path / "fitted.h5ad").uns["gdml"]["fit"]["shares"]) == shares
+    np.testing.assert_array_equal(prediction(ready, gdml.load(model.path)), expected)
+    # three epochs teach the network nothing: its share is 0, and the seed does not matter
+    assert shares["network"] == 0
+    other = gdml.tl.fit(ready, group_key="patient", seed=3, **small)
+    np.testing.assert_allclose(prediction(ready, other), expected, atol=1e-5)
 
 
 def test_what_a_model_carries(ready, small):

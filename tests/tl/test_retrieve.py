@@ -44,11 +44,16 @@ def deep(_shared):
 def embedded(adata, model):
     """Both modalities, in float64."""
     with torch.no_grad():
-        values = torch.from_numpy(adata.obsm["gdml_measured"].to_numpy())
+        values = in_frame(model, torch.from_numpy(adata.obsm["gdml_measured"].to_numpy()))
         return {
             "image": adata.obsm["X_gdml"].astype(float),
             "expression": model.module.embed_expression(values).double().numpy(),
         }
+
+
+def in_frame(model, values):
+    """Expression in the units that the model learnt in."""
+    return values if model.module.frame is None else model.module.frame.targets(values)
 
 
 def by_loops(queries, names, keys, reference, k, own=None):
@@ -158,7 +163,8 @@ def test_the_nearest_tiles_of_a_profile(shared):
     means = table.groupby(cluster, observed=True).mean()
     found = gdml.tl.retrieve(means[means.columns[::-1]].assign(other=1.0), adata, model=model, n_neighbors=5)
     with torch.no_grad():
-        profiles = model.module.embed_expression(torch.from_numpy(means.to_numpy(np.float32))).double().numpy()
+        ready = in_frame(model, torch.from_numpy(means.to_numpy(np.float32)))
+        profiles = model.module.embed_expression(ready).double().numpy()
     assert_same(found, by_loops(profiles, list(means.index), of["image"], adata, 5))
     one = gdml.tl.retrieve(means.loc["S2"], adata, n_neighbors=5)
     assert set(one["query"]) == {"S2"}

@@ -112,7 +112,7 @@ def test_a_file_of_version_1_is_read_and_its_slides_are_unknown(split, tmp_path)
         table = gdml.tl.evaluate(adata)
     assert "in_training" not in adata.uns["gdml"]["predict"] and table["in_training"].isna().all()
     old.save(folder, overwrite=True)  # a model, though without marker
-    assert json.loads((folder / "model.json").read_text())["format_version"] == 2
+    assert json.loads((folder / "model.json").read_text())["format_version"] == 3
 
 
 def test_the_key_of_a_model_follows_what_it_depends_on(ready):

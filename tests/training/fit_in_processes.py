@@ -50,7 +50,7 @@ def fit(n, strategy="auto"):
     )
     split = make_split(spots, "group", 0.3, None, 0)
     fabric = make_fabric("cpu", precision="fp32", devices=n, strategy=strategy)
-    module, run, epochs = fit_model(STNet, STNetConfig(), spots, split, loop, fabric, 3)
+    module, run, epochs = fit_model(STNet, STNetConfig(), spots, [split], loop, fabric, 3)
     if not fabric.is_global_zero:
         return None
     history = {name: values.tolist() for name, values in run.history.items()}

@@ -89,7 +89,7 @@ def test_a_gpu_learns_what_the_cpu_does(make_data, precision):
     losses = {}
     for device in ("cpu", "cuda"):
         fabric = make_fabric(device, precision=precision)
-        module, run, _ = fit_model(STNet, STNetConfig(), data, None, loop, fabric, 0)
+        module, run, _ = fit_model(STNet, STNetConfig(), data, [], loop, fabric, 0)
         assert next(module.parameters()).device.type == "cpu"
         losses[device] = run.history["loss"]
     np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=1e-4 if precision == "fp32" else 0.05)

@@ -162,7 +162,7 @@ class TestSplits:
             assert not set(of[data.slide[split.train]]) & set(split.held_out)
 
     def test_slides_that_are_not_named_as_groups_are_cut(self, make_data):
-        splits = make_splits(make_data((30, 30)), "auto", 0.2, None, 0, blend=True, smooth=False)
+        splits = make_splits(make_data((60, 60)), "auto", 0.2, None, 0, blend=True, smooth=False)
         assert {split.by for split in splits} == {"block"}
 
     def test_more_groups_than_splits_share_them(self, make_data):
@@ -179,6 +179,8 @@ class TestSplits:
         assert len(make_splits(make_data(), "auto", 0.2, None, 0, blend=False, smooth=False)) == 1
         assert make_splits(make_data(), None, 0.2, None, 0, blend=True, smooth=False) == []
 
-    def test_too_small_a_slide_is_refused(self, make_data):
-        with pytest.raises(ValueError, match=r"third of each slide leaves 2 of 6 spots.*`max_epochs`"):
+    def test_small_slides_are_split_once(self, make_data):
+        (split,) = make_splits(make_data((20,)), "block", 0.2, None, 0, blend=True, smooth=False)
+        assert len(split.validation) == 4
+        with pytest.raises(ValueError, match=r"Holding out 20% of 6 spots leaves.*`max_epochs`"):
             make_splits(make_data((6,), width=3), "block", 0.2, None, 0, blend=True, smooth=False)

@@ -48,6 +48,14 @@ class ProjectionHead(nn.Module):
         return self.norm(x + self.refine(x))
 
 
+def _undivided(width: int, heads: int) -> str:
+    fitting = next(n for n in range(heads, 0, -1) if width % n == 0)
+    return (
+        f"`heads` must divide the token width: found {heads} heads for width {width}, which {fitting} divides; change the "
+        "number of heads in `config`."
+    )
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, (B, T, width) -> (B, T, width).
 
@@ -58,7 +66,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.0, *, on_weights: bool = False) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"`heads` must divide the token width: found {heads} heads for width {width}.")
+            raise ValueError(_undivided(width, heads))
         self.heads = heads
         self.weight_dropout = dropout if on_weights else 0.0
         self.qkv = nn.Linear(width, 3 * width)
@@ -172,7 +180,7 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"`heads` must divide the token width: found {heads} heads for width {width}.")
+            raise ValueError(_undivided(width, heads))
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)

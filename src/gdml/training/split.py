@@ -123,7 +123,8 @@ def make_splits(
     """Split the training spots as asked: once, or three times where the shares of a blend are to be chosen.
 
     Of three splits, each holds out a third of the groups where ``group_key`` names two or more, or where
-    ``validation="group"``; else a third of each slide, across its longer axis, with the margin of :func:`block_margin`.
+    ``validation="group"``; else a third of each slide, across its longer axis, with the margin of :func:`block_margin`. Where
+    that would leave less than a third of the spots to learn from, there is one split.
 
     Parameters
     ----------
@@ -153,7 +154,11 @@ def make_splits(
         order = torch.randperm(len(names), generator=Generator().manual_seed(seed)).tolist()
         return [_without(data, [names[i] for i in order[k::N_SPLITS]]) for k in range(min(N_SPLITS, len(names)))]
     margin = max(block_margin(slide, smooth=smooth) for slide in data.slides)
-    return [_third(data, k, margin) for k in range(N_SPLITS)]
+    thirds = [_third(data, k, margin) for k in range(N_SPLITS)]
+    if all(len(split.train) >= len(data) / 3 and len(split.validation) > 2 for split in thirds):
+        return thirds
+    split = make_split(data, validation, fraction, group_key, seed, smooth=smooth)  # small slides are mostly margin
+    return [] if split is None else [split]
 
 
 def _without(data: SpotData, groups: Sequence[str]) -> Split:
@@ -178,13 +183,7 @@ def _third(data: SpotData, which: int, margin: float) -> Split:
         held = torch.from_numpy(cut_across(slide.xy, N_SPLITS) == which)
         train.append(rows[~held & ~_near(torch.from_numpy(slide.xy), held, margin)])
         validation.append(rows[held])
-    split = Split(torch.cat(train), torch.cat(validation), "block", tuple(data.names))
-    if not len(split.train) or len(split.validation) < 3:
-        raise ValueError(
-            f"Holding out a third of each slide leaves {len(split.train)} of {len(data)} spots to learn from and "
-            f"{len(split.validation)} to choose by: use more spots, or validation=None with `max_epochs`."
-        )
-    return split
+    return Split(torch.cat(train), torch.cat(validation), "block", tuple(data.names))
 
 
 def cut_across(xy: NDArray[np.floating], n: int, axis: int = 0) -> NDArray[np.int64]:
