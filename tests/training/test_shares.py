@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gdml.models import GeneDML, GeneDMLConfig
+from gdml.training import loop as training_loop
 from gdml.training.config import TrainingConfig
 from gdml.training.fabric import make_fabric
 from gdml.training.fitting import fit_model
-from gdml.training.frame import FRAMES
+from gdml.training.frame import FRAMES, Frame
 from gdml.training.shares import Products, choose_shares, held_out_products, is_hopeless
 from gdml.training.split import cut_across, make_splits
 
@@ -133,6 +134,41 @@ def test_fit_records_and_sets_the_shares(make_data, frame):
     with torch.no_grad():
         by_ridge, by_kernel = module.floor(batch.summary)
         torch.testing.assert_close(module(batch).prediction, ridge * by_ridge + kernel * by_kernel)
+
+
+def test_without_a_refit_the_model_of_the_first_split_is_kept(make_data):
+    data = make_data((60, 60), dim=8)
+    data.depth = torch.ones(120)
+    splits = make_splits(data, "block", 0.2, None, 0, blend=True, smooth=False)
+    fabric = make_fabric("cpu", precision="fp32")
+    loop = TrainingConfig(max_epochs=2, batch_size=32, refit=False)
+    module, run, n_epochs = fit_model(
+        GeneDML, GeneDMLConfig(**SMALL), data, splits, loop, fabric, 0, frame=FRAMES["slide"]
+    )
+    expected = Frame(FRAMES["slide"], data.shape())
+    data.learning_from(splits[0].train).fit_frame(expected)
+    torch.testing.assert_close(module.frame.level, expected.level)
+    assert n_epochs == run.best_epoch
+    assert run.shares == tuple(round(s, 6) for s in module.floor.shares.tolist())
+
+
+def test_interrupted_before_shares_are_chosen_half_is_the_networks(make_data, monkeypatch):
+    def epoch(self, real=training_loop.Trainer.epoch, count=[]):  # noqa: B006
+        count.append(1)
+        if len(count) > 1:
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(training_loop.Trainer, "epoch", epoch)
+    data = make_data((60, 60), dim=8)
+    splits = make_splits(data, "block", 0.2, None, 0, blend=True, smooth=False)
+    loop = TrainingConfig(max_epochs=3, batch_size=32)
+    module, run, _ = fit_model(
+        GeneDML, GeneDMLConfig(**SMALL), data, splits, loop, make_fabric("cpu", precision="fp32"), 0
+    )
+    assert run.interrupted
+    assert run.shares == ()
+    assert module.floor.shares.tolist() == [0.25, 0.25, 0.5]
 
 
 class TestSplits:

@@ -11,6 +11,11 @@ from .kernel import KernelConfig, KernelMap
 from .ridge import RidgeConfig, learnt_stripes
 
 
+def even_shares(n: int) -> Tensor:
+    """Shares of ``n`` members until they are chosen, (n,): half for the network, the last one, the rest for the others."""
+    return torch.tensor([0.5 / (n - 1)] * (n - 1) + [0.5])
+
+
 class Floor(nn.Module):
     """Ridge regression, and kernel ridge regression where asked for, with the shares of a blend.
 
@@ -29,9 +34,7 @@ class Floor(nn.Module):
         self.ridge = ComponentRidge(n_in, n_out)
         c = KernelConfig()
         self.kernel = KernelMap(n_in, n_out, n_landmarks=c.n_landmarks, gamma=c.gamma) if kernel else None
-        # until they are chosen, half of the prediction is the network's
-        n = 2 if kernel else 1
-        self.register_buffer("shares", torch.tensor([0.5 / n] * n + [0.5]))
+        self.register_buffer("shares", even_shares(3 if kernel else 2))
 
     def solve(self, batches: Iterable[Batch], axes: Tensor | None) -> None:
         """Solve on the training spots; ``axes`` as in :meth:`ComponentRidge.solve`."""

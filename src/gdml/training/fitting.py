@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gdml import metrics
 from gdml.models.base import Shape, SpotModel
+from gdml.models.floor import even_shares
 
 from .config import TrainingConfig
 from .data import SpotData
@@ -120,6 +121,7 @@ def _choose_and_train(
         return module
 
     runs: list[Run] = []
+    modules: list[SpotModel] = []
     products: list[Products] = []
     hopeless = False
     for split in splits:
@@ -129,16 +131,18 @@ def _choose_and_train(
         module, run = train(alone, data, split.train, loop, fabric, seed=seed, **options)
         if not hopeless:
             runs.append(run)
+            modules.append(module)
         if run.interrupted:
             break
         if targets is not None:
             products.append(_products(module, data, targets, split, fabric))
             # the other splits are then for the members in closed form, which cost little
             hopeless = hopeless or is_hopeless(Products.join(products))
-    run, interrupted = runs[0], runs[-1].interrupted
-    n_epochs = int(np.median([one.best_epoch for one in runs]))
+    # without a refit, what the first split learnt is kept
+    module, run, interrupted = modules[0], runs[0], runs[-1].interrupted
+    n_epochs = run.best_epoch
     if loop.refit and not interrupted:
-        again = replace(loop, max_epochs=max(1, n_epochs))
+        again = replace(loop, max_epochs=max(1, int(np.median([one.best_epoch for one in runs]))))
         try:
             refitted, final = train(make, data, everything, again, fabric, seed=seed, name="refit", on_epoch=on_epoch)
             interrupted = final.interrupted
@@ -149,10 +153,12 @@ def _choose_and_train(
     run.interrupted = interrupted
     if len(runs) > 1 and not runs[-1].interrupted:
         run.validation_pcc = metrics.nan_mean(np.stack([one.validation_pcc for one in runs]), 0)  # type: ignore[misc]
-    if products and not runs[-1].interrupted:
+    if products:
         shares = choose_shares(Products.join(products), without_last=hopeless)
         module.take_shares(shares)
         run.shares = tuple(round(share, 6) for share in shares.tolist())
+    elif members:  # interrupted before there was anything to choose by
+        module.take_shares(even_shares(len(members)))
     return module, run, n_epochs
 
 
