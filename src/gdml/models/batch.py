@@ -132,7 +132,7 @@ class Batch(_OnDevice):
     spot
         (N,) int64 number of each spot, unique within a run.
     summary
-        (N, 4 D) float32 mean and spread of tokens and neighbours, see :func:`gdml.models.summary.summarize`.
+        (N, 4 D) float32 mean and spread of tokens and neighbours, see ``gdml.models.summary.summarize``.
     weight
         (N,) float32 weight of each spot in a loss, about 1 on average; None where all weigh the same.
     stripe

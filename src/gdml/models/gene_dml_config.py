@@ -78,8 +78,7 @@ class GeneDMLConfig(Config):
         Predict by the mean of the fused head and the scales' heads.
     floor
         Models in closed form that the network is blended with: ``"ridge"``, ``"ridge+kernel"``, or ``"none"`` for the
-        network alone (paper). Their shares are chosen on held-out parts of the training slides; see
-        :mod:`gdml.training.shares`.
+        network alone (paper). Their shares are chosen on held-out parts of the training slides.
     gene_specific
         Share that is kept of the gene-specific part of a prediction; the common part (the mean over genes on the
         scale of ``targets``) is kept whole. The common part reflects depth and cellularity and generalises better

@@ -65,7 +65,7 @@ class SlideSpots:
         return stripes(torch.from_numpy(self.grid)).numpy().astype(np.int8)
 
     def summary(self, at: NDArray[np.integer]) -> Tensor:
-        """Summary of the tokens and neighbours of some spots, see :func:`gdml.models.summary.summarize`: (N, 4 D)."""
+        """Summary of the tokens and neighbours of some spots, see ``gdml.models.summary.summarize``: (N, 4 D)."""
         around = self.neighbors[at]
         inside = around >= 0
         distinct, place = np.unique(around[inside], return_inverse=True)
