@@ -166,6 +166,11 @@ class SpotModel(nn.Module):
             self.scalers.prepare(batches, neighbors="neighbors" in self.needs)
 
     @property
+    def target_components(self) -> Tensor | None:
+        """Components of the targets that the frame keeps, (k, M) orthonormal rows; None for all, and without a frame."""
+        return None if self.frame is None else self.frame.components()
+
+    @property
     def n_parameters(self) -> int:
         """Number of parameters; of a model in closed form the number of solved values."""
         solved = (b.numel() for name, b in self.named_buffers() if not name.startswith("frame."))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from gdml._errors import check_fields, did_you_mean
 
 
@@ -54,6 +56,31 @@ class Config:
             heads = getattr(self, name)
             if heads < 1 or width % heads:
                 raise ValueError(f"`{name}` must divide `width`: found {heads} heads for width {width}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyConfig(Config):
+    """Config of a ridge regression.
+
+    Parameters
+    ----------
+    alpha_min, alpha_max, n_alphas
+        Penalties that are tried, evenly spaced in the logarithm.
+    """
+
+    alpha_min: float = 1e-1
+    alpha_max: float = 1e6
+    n_alphas: int = 29
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(1, "n_alphas")
+        self.check_positive("alpha_min", "alpha_max")
+
+    @property
+    def alphas(self) -> list[float]:
+        """Penalties that are tried, ascending."""
+        return np.geomspace(self.alpha_min, self.alpha_max, self.n_alphas).tolist()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .batch import Batch
 from .component_ridge import ComponentRidge
 from .kernel import KernelConfig, KernelMap
-from .ridge import RidgeConfig, learnt_stripes
+from .ridge import RidgeConfig, learnt_pieces
 
 
 def even_shares(n: int) -> Tensor:
@@ -38,7 +38,7 @@ class Floor(nn.Module):
 
     def solve(self, batches: Iterable[Batch], axes: Tensor | None) -> None:
         """Solve on the training spots; ``axes`` as in :meth:`ComponentRidge.solve`."""
-        pieces = lambda: ((b.summarized, b.measured, learnt_stripes(b), b.weight) for b in batches)
+        pieces = lambda: learnt_pieces(batches, lambda batch: batch.summarized)
         self.ridge.solve(pieces(), RidgeConfig().alphas, axes)
         if self.kernel is not None:
             self.kernel.solve(pieces, KernelConfig().alphas, axes)

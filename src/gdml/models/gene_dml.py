@@ -184,7 +184,7 @@ class GeneDML(SpotModel):
                 one = moments.std.square().mean().sqrt()
                 scaler.set(moments.mean, one.expand_as(moments.std))
         if self.config.floor != "none":
-            self.floor.solve(batches, None if self.frame is None else self.frame.components())
+            self.floor.solve(batches, self.target_components)
 
     def forward(self, batch: Batch) -> Output:
         """Predict (N, M) from all scales; the embedding is the fused one, (N, d), rows of unit length."""

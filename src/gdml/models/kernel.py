@@ -4,15 +4,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .base import Shape, SpotModel
 from .batch import Batch, Output
 from .component_ridge import ComponentRidge, Piece
-from .config import Config
-from .ridge import learnt_stripes
+from .config import PenaltyConfig
+from .ridge import learnt_pieces
 from .scaling import Moments, Standardize
 
 #: Directions of the space of the kernel whose eigenvalue is below this share of the largest are rounding errors.
@@ -114,7 +113,7 @@ class _Thinned:
 
 
 @dataclass(frozen=True)
-class KernelConfig(Config):
+class KernelConfig(PenaltyConfig):
     """Settings of kernel ridge regression.
 
     Parameters
@@ -135,13 +134,8 @@ class KernelConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(1, "n_landmarks", "n_alphas")
-        self.check_positive("gamma", "alpha_min", "alpha_max")
-
-    @property
-    def alphas(self) -> list[float]:
-        """Penalties that are tried."""
-        return np.geomspace(self.alpha_min, self.alpha_max, self.n_alphas).tolist()
+        self.check_at_least(1, "n_landmarks")
+        self.check_positive("gamma")
 
 
 class Kernel(SpotModel):
@@ -164,8 +158,8 @@ class Kernel(SpotModel):
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Choose landmarks and penalties on the training spots, and solve."""
-        pieces = lambda: ((b.summarized, b.measured, learnt_stripes(b), b.weight) for b in batches)
-        self.map.solve(pieces, self.config.alphas, None if self.frame is None else self.frame.components())
+        pieces = lambda: learnt_pieces(batches, lambda batch: batch.summarized)
+        self.map.solve(pieces, self.config.alphas, self.target_components)
 
     def forward(self, batch: Batch) -> Output:
         """Predict (N, M) from the summaries."""

@@ -1,6 +1,6 @@
 """Ridge regression on pooled features, in closed form: the baseline of every comparison."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from . import gram
 from .base import Shape, SpotModel
 from .batch import Batch, Output
-from .component_ridge import ComponentRidge
-from .config import Config
+from .component_ridge import ComponentRidge, Piece
+from .config import PenaltyConfig
 from .gathered import Gathered
 from .scaling import Standardize
 
@@ -46,6 +46,12 @@ def learnt_stripes(batch: Batch) -> Tensor:
             "The batch has no stripes to choose a penalty on: set `stripe`, see gdml.models.ridge.stripes."
         )
     return batch.stripe
+
+
+def learnt_pieces(batches: Iterable[Batch], inputs: Callable[[Batch], Tensor]) -> Iterator[Piece]:
+    """Give what a ridge regression learns of batches, with ``inputs`` (n, n_in) of each."""
+    for batch in batches:
+        yield inputs(batch), batch.measured, learnt_stripes(batch), batch.weight
 
 
 class RidgeMap(nn.Module):
@@ -213,7 +219,7 @@ def _least(error: Tensor, alphas: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class RidgeConfig(Config):
+class RidgeConfig(PenaltyConfig):
     """Settings of ridge regression; ``preset="pooled"`` and ``"hest"`` of :func:`gdml.tl.fit` give earlier ones.
 
     Parameters
@@ -240,18 +246,10 @@ class RidgeConfig(Config):
     selection: Literal["stripes", "gcv", "hest"] = "stripes"
     penalty: Literal["component", "one"] = "component"
     n_components: int = 0
-    alpha_min: float = 1e-1
-    alpha_max: float = 1e6
-    n_alphas: int = 29
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(0, "n_components")
-
-    @property
-    def alphas(self) -> list[float]:
-        """Penalties that are tried."""
-        return np.geomspace(self.alpha_min, self.alpha_max, self.n_alphas).tolist()
 
 
 _WIDTHS = {"summary": 4, "local+neighbors": 2, "local": 1}
@@ -290,8 +288,7 @@ class Ridge(SpotModel):
         """Choose the penalties on the training spots and solve."""
         c = self.config
         if isinstance(self.map, ComponentRidge):
-            pieces = ((self._inputs(b), b.measured, learnt_stripes(b), b.weight) for b in batches)
-            self.map.solve(pieces, c.alphas, None if self.frame is None else self.frame.components())
+            self.map.solve(learnt_pieces(batches, self._inputs), c.alphas, self.target_components)
             return
         gathered = Gathered()
         for batch in batches:
