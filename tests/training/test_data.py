@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gdml.training.context import even_subset
 from gdml.training.data import SlideSpots, SpotData
-from gdml.training.sampler import SlideSampler
+from gdml.training.sampler import MOST_DRAWS, SlideSampler, balanced_counts
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -40,6 +40,49 @@ def test_no_batch_is_smaller_than_announced(make_data, lengths, size, most, seed
     rows = torch.arange(len(data))
     sampler = SlideSampler(data.slide, rows, size, most, torch.Generator().manual_seed(seed))
     assert min(map(len, sampler)) >= sampler.smallest() >= 1
+
+
+@quick
+@given(slides, st.integers(1, 30), st.integers(1, 4), st.integers(0, 100), st.data())
+def test_groups_are_drawn_evenly_and_no_spot_too_often(make_data, lengths, size, most, seed, draw):
+    data = make_data(lengths)
+    groups = [draw.draw(st.sampled_from("abc")) for _ in lengths]
+    rows = torch.tensor(sorted(draw.draw(st.sets(st.integers(0, len(data) - 1), min_size=1))))
+    counts = balanced_counts(data.slide, rows, groups)
+    sampler = SlideSampler(data.slide, rows, size, most, torch.Generator().manual_seed(seed), counts=counts)
+    cuts = list(sampler)
+    drawn = torch.cat(cuts)
+    assert min(map(len, cuts)) >= sampler.smallest() >= 1
+    assert set(drawn.tolist()) <= set(rows.tolist())
+    times = torch.bincount(drawn, minlength=len(data))
+    for number, group in enumerate(groups):
+        here = rows[data.slide[rows] == number]
+        if not len(here):
+            assert not counts[number]
+            continue
+        # spots of a slide are drawn about equally often
+        assert int(times[here].max()) - int(times[here].min()) <= 1
+        of_group = sum(int((data.slide[rows] == i).sum()) for i, g in enumerate(groups) if g == group)
+        present = {g for i, g in enumerate(groups) if (data.slide[rows] == i).any()}
+        rate = min(len(rows) / len(present) / of_group, MOST_DRAWS)
+        assert abs(int(times[here].sum()) - rate * len(here)) <= 1
+    assert int(times.max()) <= MOST_DRAWS
+
+
+def test_one_group_is_drawn_as_it_is(make_data):
+    data = make_data([10, 30])
+    counts = balanced_counts(data.slide, torch.arange(40), ["one", "one"])
+    assert counts.tolist() == [10, 30]
+
+
+def test_of_a_large_group_other_spots_are_drawn_in_each_epoch(make_data):
+    data = make_data([20, 60])
+    rows = torch.arange(80)
+    counts = balanced_counts(data.slide, rows, ["a", "b"])
+    assert counts.tolist() == [40, 40]
+    sampler = SlideSampler(data.slide, rows, 16, 2, torch.Generator().manual_seed(0), counts=counts)
+    first, second = (set(torch.cat(list(sampler)).tolist()) for _ in range(2))
+    assert first != second and len(first) == 60
 
 
 def test_slides_are_shared_out_evenly(make_data):

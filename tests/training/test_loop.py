@@ -11,7 +11,7 @@ from gdml.training import TrainingConfig
 from gdml.training.config import make_training_config
 from gdml.training.fabric import make_fabric
 from gdml.training.loop import average_weights, learning_rate_factor, make_optimizer, predict, seeded, train, validate
-from gdml.training.sampler import SlideSampler
+from gdml.training.sampler import SlideSampler, balanced_counts
 
 #: Everything named: the defaults may change.
 PLAIN = TrainingConfig(
@@ -159,12 +159,14 @@ def test_it_learns(data, fabric):
     assert model.prepared == 37  # on the training spots alone
 
 
-def test_history_is_the_mean_over_batches(data, fabric):
-    _, run = train_linear(data, fabric, max_epochs=2, learning_rate=1e-20, validation=False)
+@pytest.mark.parametrize("balance", [False, True])
+def test_history_is_the_mean_over_batches(data, fabric, balance):
+    _, run = train_linear(data, fabric, max_epochs=2, learning_rate=1e-20, validation=False, balance=balance)
     with seeded(0, torch.device("cpu")) as generator:
         model = Linear()
         rows = torch.arange(50)[torch.arange(50) % 4 != 0]
-        cuts = list(SlideSampler(data.slide, rows, 16, 2, generator))
+        counts = balanced_counts(data.slide, rows, data.groups) if balance else None
+        cuts = list(SlideSampler(data.slide, rows, 16, 2, generator, counts=counts))
         losses = [float(model.loss(b, model(b), generator)["loss"].detach()) for b in map(data.batch, cuts)]
     assert run.history["loss"][0] == pytest.approx(np.mean(losses), rel=1e-5)
 

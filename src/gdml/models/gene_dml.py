@@ -100,6 +100,7 @@ class GeneDML(SpotModel):
     config_class = GeneDMLConfig
     citation: ClassVar[str] = "Song, Fan, Chang, Cai (2026), Gene-DML, WACV; arXiv 2507.14670"
     presets: ClassVar[dict[str, Any]] = PRESETS
+    recipe: ClassVar[Mapping[str, Any]] = {"balance": True}
     preset_recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESET_RECIPES
     preset_normalization = "paper"
     default_frame = "slide"

@@ -25,6 +25,9 @@ class TrainingConfig:
         Spots per step, over all processes.
     slides_per_batch
         Slides that the spots of a batch come from, at most; the context of each passes through the slide branch.
+    balance
+        Draw about as many spots of each group (``group_key``; else of each slide) in an epoch, so that a patient with many
+        slides does not outweigh the others; no spot is drawn more than twice.
     optimizer
         ``"adamw"``, ``"adam"``, or ``"sgd"`` with momentum 0.9.
     learning_rate
@@ -50,6 +53,7 @@ class TrainingConfig:
     patience: int = 10
     batch_size: int = 128
     slides_per_batch: int = 8
+    balance: bool = False
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = 3e-4
     warmup_steps: int = 10

@@ -20,7 +20,7 @@ from .data import SpotData
 from .fabric import launch
 from .frame import FRAMES, Frame, FrameConfig, make_module
 from .loop import OnEpoch, Run, train
-from .sampler import SlideSampler
+from .sampler import SlideSampler, balanced_counts
 from .shares import Products, choose_shares, held_out_products, is_hopeless
 from .split import Split
 
@@ -36,7 +36,9 @@ def check_sizes(config: Any, loop: TrainingConfig, split: Split | None, data: Sp
     k = getattr(config, "n_groups", 0) if getattr(config, "group_weight", 0) else 0
     rows = torch.arange(len(data)) if split is None else split.train
     sizes = loop.batch_size, loop.slides_per_batch
-    smallest = SlideSampler(data.slide, rows, *sizes, torch.Generator(), world_size=world_size).smallest()
+    counts = balanced_counts(data.slide, rows, data.groups) if loop.balance else None
+    sampler = SlideSampler(data.slide, rows, *sizes, torch.Generator(), world_size=world_size, counts=counts)
+    smallest = sampler.smallest()
     if smallest < k:
         raise ValueError(
             f"`n_groups` is {k}, but a batch can have {smallest} spots only ({len(rows)} training spots on "

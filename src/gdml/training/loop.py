@@ -23,7 +23,7 @@ from gdml.models.batch import Batch
 from .config import TrainingConfig
 from .data import Batches, SpotData
 from .memory import kept_memory
-from .sampler import SlideSampler
+from .sampler import SlideSampler, balanced_counts
 
 #: Called after an epoch with its number, the number of epochs at most, and its losses and scores by name.
 OnEpoch = Callable[[int, int, dict[str, float]], None]
@@ -231,7 +231,8 @@ class Trainer:
         # what models draw differs between processes, but all must draw the same batches
         draws = generator if fabric.world_size == 1 else Generator().manual_seed(generator.initial_seed())
         sizes = config.batch_size, config.slides_per_batch
-        self.sampler = SlideSampler(data.slide, rows, *sizes, draws, fabric.global_rank, fabric.world_size)
+        counts = balanced_counts(data.slide, rows, data.groups) if config.balance else None
+        self.sampler = SlideSampler(data.slide, rows, *sizes, draws, fabric.global_rank, fabric.world_size, counts)
         loader = DataLoader(
             _Reader(data, frozenset(model.needs)),
             batch_sampler=self.sampler,  # type: ignore[arg-type]
