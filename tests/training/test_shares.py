@@ -10,7 +10,7 @@ from gdml.training.config import TrainingConfig
 from gdml.training.fabric import make_fabric
 from gdml.training.fitting import fit_model
 from gdml.training.frame import FRAMES, Frame
-from gdml.training.shares import Products, choose_shares, held_out_products, is_hopeless
+from gdml.training.shares import LEAST_GAIN, Products, choose_shares, held_out_products, is_hopeless
 from gdml.training.split import cut_across, make_splits
 
 SMALL = {"width": 8, "branch_width": 8, "neighbor_depth": 1, "slide_depth": 1, "n_groups": 2}
@@ -39,17 +39,28 @@ def test_gains_are_differences_of_squared_errors(noise):
 
 def test_where_the_network_does_not_help_the_floor_is_all(noise):
     y = noise.normal(size=(6, 200))
-    worse = y + 3 * noise.normal(size=y.shape)
-    assert choose_shares(products(y, y + noise.normal(size=y.shape), worse)).tolist() == [1, 0]
+    floor = y + 0.5 * noise.normal(size=y.shape)
+    assert choose_shares(products(y, floor, floor + noise.normal(size=y.shape))).tolist() == [1, 0]
 
 
-def test_a_member_that_is_worse_alone_takes_no_part_although_it_would_help(noise):
+def test_a_member_that_is_worse_alone_takes_part_where_the_blend_gains(noise):
     y = noise.normal(size=(6, 400))
     floor, member = y + noise.normal(size=y.shape), y + 1.2 * noise.normal(size=y.shape)
     found = products(y, floor, member)
-    half = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
-    assert found.gains(half).mean() > 0.2
-    assert choose_shares(found).tolist() == [1, 0]
+    assert found.gains(torch.tensor([[0.0, 1.0]], dtype=torch.float64)).mean() < 0
+    assert 0.2 < choose_shares(found)[1] < 0.6
+
+
+@pytest.mark.parametrize(("factor", "floor_alone"), [(0.5, True), (2.0, False)])
+def test_the_floor_is_left_for_a_gain_that_matters(factor, floor_alone):
+    # exact parts: the floor gains 1 over the mean, the member LEAST_GAIN times the factor more
+    gain = LEAST_GAIN * factor
+    members = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64).expand(4, 2, 2)
+    targets = torch.tensor([1.0, 1.0 + gain / 2], dtype=torch.float64).expand(4, 2)
+    found = Products(members, targets)
+    assert found.gains(torch.tensor([[0.0, 1.0]], dtype=torch.float64)).tolist() == [pytest.approx([gain] * 4)]
+    assert choose_shares(found).tolist() == ([1, 0] if floor_alone else [0, 1])
+    assert is_hopeless(found) is floor_alone
 
 
 def test_shares_of_independent_errors_follow_their_precision(noise):
@@ -59,13 +70,11 @@ def test_shares_of_independent_errors_follow_their_precision(noise):
     np.testing.assert_allclose(choose_shares(products(y, floor, member)), [0.2, 0.8], atol=1e-6)
 
 
-def test_an_uncertain_gain_is_no_gain(noise):
-    y = noise.normal(size=(4, 50))
-    member = y.copy()
-    member[0] += 2 * noise.normal(size=50)
-    floor = y + 0.9 * noise.normal(size=y.shape)
-    assert choose_shares(products(y, floor, member)).tolist() == [1, 0]
-    assert choose_shares(products(y[1:], floor[1:], member[1:]))[1] > 0.9
+def test_an_uncertain_gain_is_no_gain():
+    members = torch.ones(4, 2, 2, dtype=torch.float64)
+    gained = lambda *more: Products(members, torch.tensor([[1.0, 1.0 + m] for m in more], dtype=torch.float64))
+    assert choose_shares(gained(0.5, 0.5, 0.5, -0.9)).tolist() == [1, 0]
+    assert choose_shares(gained(0.2, 0.1, 0.2, 0.1)).tolist() == [0, 1]  # the same mean
 
 
 def test_of_one_part_nothing_is_certain(noise):
@@ -82,11 +91,16 @@ def test_the_last_member_can_be_left_out(noise):
     assert without[1] > 0
 
 
-def test_hopeless_is_what_is_clearly_worse(noise):
+def test_hopeless_is_what_adds_nothing_to_the_others(noise):
     y = noise.normal(size=(6, 200))
-    floor = y + noise.normal(size=y.shape)
-    assert is_hopeless(products(y, floor, y + 2 * noise.normal(size=y.shape)))
-    assert not is_hopeless(products(y, floor, y + noise.normal(size=y.shape) * 0.9))
+    error = noise.normal(size=(3, *y.shape))
+    floor = y + error[0]
+    assert is_hopeless(products(y, floor, floor + 2 * error[1]))
+    assert not is_hopeless(products(y, floor, y + 0.9 * error[1]))
+    # what the second member does already, the third need not do
+    second = y + 0.5 * error[1]
+    assert is_hopeless(products(y, floor, second, second + 0.5 * error[2]))
+    assert not is_hopeless(products(y, floor, second, y + 0.5 * error[2]))
 
 
 @given(st.integers(1, 4), st.integers(2, 8), st.integers(0, 2**32 - 1))
@@ -112,7 +126,8 @@ def test_members_are_compared_on_halves_of_each_held_out_slide(make_data):
     half = cut_across(data.slides[1].xy[rows - 40], 2, axis=1)
     with torch.no_grad():
         members = module(data.batch(rows, module.needs)).parts["members"].double()[half == 0]
-    y = data.expression[rows[half == 0]].double()
+    mean = data.expression[split.train].double().mean(0)
+    y, members = data.expression[rows[half == 0]].double() - mean, members - mean
     expected = torch.einsum("nim,nm->i", members, y) / len(y)
     torch.testing.assert_close(found.targets[2], expected, rtol=1e-4, atol=1e-5)
 
@@ -175,7 +190,7 @@ class TestSplits:
     def test_every_spot_is_held_out_once(self, make_data):
         data = make_data((50, 41))
         splits = make_splits(data, "auto", 0.2, None, 0, blend=True, smooth=False)
-        assert len(splits) == 3
+        assert len(splits) == 5
         held = torch.cat([split.validation for split in splits])
         assert held.sort().values.tolist() == list(range(91))
         for split in splits:
@@ -204,8 +219,8 @@ class TestSplits:
     def test_more_groups_than_splits_share_them(self, make_data):
         data = make_data((10,) * 7)
         splits = make_splits(data, "group", 0.2, None, 0, blend=True, smooth=False)
-        assert len(splits) == 3
-        assert sorted(len(split.held_out) for split in splits) == [2, 2, 3]
+        assert len(splits) == 5
+        assert sorted(len(split.held_out) for split in splits) == [1, 1, 1, 2, 2]
 
     def test_one_group_cannot_be_held_out(self, make_data):
         with pytest.raises(ValueError, match=r'`validation="group"` needs two groups.*validation="block"'):
@@ -216,7 +231,7 @@ class TestSplits:
         assert make_splits(make_data(), None, 0.2, None, 0, blend=True, smooth=False) == []
 
     def test_small_slides_are_split_once(self, make_data):
-        (split,) = make_splits(make_data((20,)), "block", 0.2, None, 0, blend=True, smooth=False)
+        (split,) = make_splits(make_data((13,)), "block", 0.3, None, 0, blend=True, smooth=False)
         assert len(split.validation) == 4
         with pytest.raises(ValueError, match=r"Holding out 20% of 6 spots leaves.*`max_epochs`"):
             make_splits(make_data((6,), width=3), "block", 0.2, None, 0, blend=True, smooth=False)

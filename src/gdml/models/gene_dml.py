@@ -268,6 +268,8 @@ class GeneDML(SpotModel):
                 total = total + c.scale_weight * losses["loss_scales"]
             if c.instance_weight or c.group_weight:
                 gene = self.gene(target)
+            if c.contrast == "expression":
+                parts = {name: x.detach() for name, x in parts.items()}
             if c.instance_weight:
                 images = [F.normalize(parts[name], dim=1) for name in SCALES]
                 losses["loss_instance"] = instance_loss(images, gene, tau=c.tau, reduction=c.instance_reduction)

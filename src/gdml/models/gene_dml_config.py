@@ -47,6 +47,9 @@ class GeneDMLConfig(Config):
         feature of all spots of a batch, as slides of different patients differ by such offsets.
     token_dropout
         Share of the local tokens that are left out of a training step.
+    contrast
+        What learns from the instance and group losses: ``"joint"``, both encoders (paper), or ``"expression"``, the
+        encoder of the expression alone, so that the shared space exists and the prediction does not depend on it.
     instance_weight
         Weight of the instance loss; 0 switches the pathway off.
     instance_reduction
@@ -111,6 +114,7 @@ class GeneDMLConfig(Config):
     input_dropout: float = 0.0
     feature_shift: float = 0.5
     token_dropout: float = 0.5
+    contrast: Literal["joint", "expression"] = "joint"
     instance_weight: float = 0.3
     instance_reduction: Literal["average", "sum"] = "average"
     tau: float = 0.07

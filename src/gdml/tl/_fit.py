@@ -64,7 +64,7 @@ def fit(
     Steps that were not run (:func:`gdml.pp.tile`, :func:`gdml.pp.embed`, :func:`gdml.pp.normalize`) are run
     with their defaults. The epoch is selected by the PCC(A) on spots that are held out of the training spots,
     never on a slide that is scored later; then the model is trained again on all spots for as many epochs.
-    Gene-DML is blended with ridge and kernel ridge regression, with shares chosen on three such splits;
+    Gene-DML is blended with ridge and kernel ridge regression, with shares chosen on five such splits;
     ``config={"floor": "none"}`` is the network alone.
     If an error is raised, ``adata`` is left unchanged; features stay on disk for the next call.
 
@@ -90,7 +90,7 @@ def fit(
         How spots are held out to select the epoch: ``"group"``, whole groups; ``"block"``, one end of each
         slide, with a margin so that no neighbour region of a training spot contains a held-out tile; ``"auto"``, by
         group if there are two or more, else by block; None, no spots are held out and ``max_epochs`` epochs are
-        trained. For a blend, thirds of the slides are held out in turn, or groups where ``group_key`` names two or more;
+        trained. For a blend, fifths of the slides are held out in turn, or groups where ``group_key`` names two or more;
         with None, half of the prediction is the network's.
     validation_fraction
         Fraction of the spots that is held out; not used for a blend.

@@ -7,7 +7,6 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Sampler
 
-
 #: A spot is drawn at most so often in an epoch, however small its group is.
 MOST_DRAWS = 2
 

@@ -13,8 +13,9 @@ from gdml.expression import grid_smoother
 
 from .data import SlideSpots, SpotData
 
-#: Splits by which the shares of a blend are chosen.
-N_SPLITS = 3
+#: Splits by which the shares of a blend are chosen. With three, what is left of half a Visium slide is so little that the
+#: network was told as useless where, trained on all of it, it was the best of the three.
+N_SPLITS = 5
 _PIECE = 1024  # spots whose distances to all held-out spots are computed at once
 
 
@@ -120,11 +121,11 @@ def make_splits(
     blend: bool,
     smooth: bool,
 ) -> list[Split]:
-    """Split the training spots as asked: once, or three times where the shares of a blend are to be chosen.
+    """Split the training spots as asked: once, or five times where the shares of a blend are to be chosen.
 
-    Of three splits, each holds out a third of the groups where ``group_key`` names two or more, or where
-    ``validation="group"``; else a third of each slide, across its longer axis, with the margin of :func:`block_margin`. Where
-    that would leave less than a third of the spots to learn from, there is one split.
+    Of five splits, each holds out a fifth of the groups where ``group_key`` names two or more, or where
+    ``validation="group"`` (of fewer groups, one each); else a fifth of each slide, across its longer axis, with the margin
+    of :func:`block_margin`. Where that would leave less than a third of the spots to learn from, there is one split.
 
     Parameters
     ----------
@@ -154,9 +155,9 @@ def make_splits(
         order = torch.randperm(len(names), generator=Generator().manual_seed(seed)).tolist()
         return [_without(data, [names[i] for i in order[k::N_SPLITS]]) for k in range(min(N_SPLITS, len(names)))]
     margin = max(block_margin(slide, smooth=smooth) for slide in data.slides)
-    thirds = [_third(data, k, margin) for k in range(N_SPLITS)]
-    if all(len(split.train) >= len(data) / 3 and len(split.validation) > 2 for split in thirds):
-        return thirds
+    bands = [_without_band(data, k, margin) for k in range(N_SPLITS)]
+    if all(len(split.train) >= len(data) / 3 and len(split.validation) > 2 for split in bands):
+        return bands
     split = make_split(data, validation, fraction, group_key, seed, smooth=smooth)  # small slides are mostly margin
     return [] if split is None else [split]
 
@@ -175,8 +176,8 @@ def _one_group(data: SpotData, group_key: str | None) -> ValueError:
     )
 
 
-def _third(data: SpotData, which: int, margin: float) -> Split:
-    """Hold out one third of each slide."""
+def _without_band(data: SpotData, which: int, margin: float) -> Split:
+    """Hold out one of ``N_SPLITS`` bands of each slide."""
     train, validation = [], []
     for number, slide in enumerate(data.slides):
         rows = data.rows_of(number)
