@@ -53,6 +53,7 @@ SWITCHES = {
     "all dropouts": dict.fromkeys(
         ("neighbor_dropout", "slide_dropout", "fusion_dropout", "head_dropout", "gene_dropout"), 0.3
     ),
+    "contrast=expression": {"contrast": "expression"},
     "no instances": {"instance_weight": 0.0},
     "no groups": {"group_weight": 0.0},
     "neither": {"instance_weight": 0.0, "group_weight": 0.0},
@@ -209,6 +210,25 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(shape, make_batch, scale_weig
         torch.testing.assert_close(losses[name], value, atol=1e-5, rtol=1e-4)
     total = sum(weights[name] * value for name, value in expected.items())
     torch.testing.assert_close(losses["loss"], total, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("contrast", ["joint", "expression"])
+def test_what_learns_from_the_contrast(shape, make_batch, contrast):
+    batch = make_batch()
+
+    def gradients(**config):
+        model = make(shape, batch=batch, contrast=contrast, **config)
+        model.loss(batch, model(batch), torch.Generator().manual_seed(0))["loss"].backward()
+        return {name: p.grad for name, p in model.named_parameters()}
+
+    both, neither = gradients(), gradients(instance_weight=0.0, group_weight=0.0)
+    assert all(
+        g.abs().sum() > 0 for name, g in both.items() if name.startswith(("gene.", "group.")) and "weight" in name
+    )
+    image = [name for name in neither if neither[name] is not None and not name.startswith(("gene.", "group."))]
+    assert len(image) > 20
+    same = [torch.allclose(both[name], neither[name], rtol=1e-4, atol=1e-7) for name in image]
+    assert all(same) if contrast == "expression" else not all(same)
 
 
 def test_embeddings_are_means_over_the_tokens_of_a_scale(shape, make_batch):
