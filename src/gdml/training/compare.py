@@ -296,7 +296,7 @@ def _train_and_predict(
         spots, loop = data.train, candidate.loop
         arguments = (spots, plan.validation, plan.validation_fraction, plan.group_key, seed)
         blend = bool(candidate.model.members(config))
-        splits = make_splits(*arguments, blend=blend, smooth=normalization.smooth)
+        splits = make_splits(*arguments, several=blend, smooth=normalization.smooth)
     settings = (candidate.model, config, spots, splits, loop, fabric, seed)
     module, run, n_epochs = fit_model(*settings, frame=candidate.frame, on_epoch=show)
     if run.interrupted:  # by the user: a partial training is no finished run

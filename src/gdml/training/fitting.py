@@ -11,7 +11,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from gdml import metrics
 from gdml.models.base import Shape, SpotModel
 from gdml.models.floor import even_shares
 
@@ -20,6 +19,7 @@ from .data import SpotData
 from .fabric import launch
 from .frame import FRAMES, Frame, FrameConfig, make_module
 from .loop import OnEpoch, Run, train
+from .out_of_fold import OutOfFold, predict_members
 from .sampler import SlideSampler, balanced_counts
 from .shares import Products, choose_shares, held_out_products, is_hopeless
 from .split import Split
@@ -83,7 +83,8 @@ def fit_model(
 
     Returns
     -------
-    The model, on the CPU; the course of the training that chose the epoch; and the epochs of the last training.
+    The model, on the CPU; the course of the training that chose the epoch, with the out-of-fold predictions; and the
+    epochs of the last training.
     """
     for split in splits or (None,):
         check_sizes(config, loop, split, data, world_size=fabric.world_size)
@@ -125,6 +126,7 @@ def _choose_and_train(
     runs: list[Run] = []
     modules: list[SpotModel] = []
     products: list[Products] = []
+    held_out: list[Tensor] = []
     hopeless = False
     for split in splits:
         options: dict[str, Any] = (
@@ -136,8 +138,10 @@ def _choose_and_train(
             modules.append(module)
         if run.interrupted:
             break
+        predicted = _predict_held_out(module, data, split, fabric)
+        held_out.append(predicted if module.frame is None else module.frame.inverse(predicted))
         if targets is not None:
-            products.append(_products(module, data, targets, split, fabric))
+            products.append(held_out_products(predicted, data, targets, split))
             # the other splits are then for the members in closed form, which cost little
             hopeless = hopeless or is_hopeless(Products.join(products))
     # without a refit, what the first split learnt is kept
@@ -153,14 +157,16 @@ def _choose_and_train(
         if not interrupted:
             module, n_epochs = refitted, len(final.history.get("epoch", ()))
     run.interrupted = interrupted
-    if len(runs) > 1 and not runs[-1].interrupted:
-        run.validation_pcc = metrics.nan_mean(np.stack([one.validation_pcc for one in runs]), 0)  # type: ignore[misc]
+    shares = torch.ones(1)
     if products:
         shares = choose_shares(Products.join(products), without_last=hopeless)
         module.take_shares(shares)
         run.shares = tuple(round(share, 6) for share in shares.tolist())
     elif members:  # interrupted before there was anything to choose by
         module.take_shares(even_shares(len(members)))
+    if len(held_out) == len(splits):
+        run.out_of_fold = OutOfFold.join(held_out, splits, shares, data)
+        run.validation_pcc = run.out_of_fold.pcc(data)
     return module, run, n_epochs
 
 
@@ -171,9 +177,9 @@ def _targets(data: SpotData, frame: FrameConfig) -> Tensor:
     return data.fit_frame(Frame(frame, data.shape()), ()).targets(torch.arange(len(data)))  # type: ignore[return-value]
 
 
-def _products(module: SpotModel, data: SpotData, targets: Tensor, split: Split, fabric: Fabric) -> Products:
+def _predict_held_out(module: SpotModel, data: SpotData, split: Split, fabric: Fabric) -> Tensor:
     try:
-        return held_out_products(fabric.to_device(module), data, targets, split, fabric)  # type: ignore[arg-type]
+        return predict_members(fabric.to_device(module), data, split.validation, fabric)  # type: ignore[arg-type]
     finally:
         module.cpu()
 
@@ -188,7 +194,8 @@ def _fit_in_process(fabric: Fabric, path: Path, *arguments: Any) -> tuple[SpotMo
         tensors: dict[str, Tensor | None] = {k: torch.from_numpy(v) for k, v in run.history.items()}
         pcc = None if run.validation_pcc is None else torch.from_numpy(run.validation_pcc)
         shares = torch.tensor(run.shares)
-        kept = (tensors, run.best_epoch, pcc, run.interrupted, shares)
+        out_of_fold = None if run.out_of_fold is None else vars(run.out_of_fold)
+        kept = (tensors, run.best_epoch, pcc, run.interrupted, shares, out_of_fold)
         parts = (module.state_dict(), asdict(module.shape), kept, n_epochs)
         torch.save(parts, path)
     return None
@@ -196,10 +203,17 @@ def _fit_in_process(fabric: Fabric, path: Path, *arguments: Any) -> tuple[SpotMo
 
 def _read(path: Path, model_class: type[SpotModel], config: Any, frame: FrameConfig) -> tuple[SpotModel, Run, int]:
     weights, shape, kept, n_epochs = torch.load(path, weights_only=True)
-    history, best_epoch, pcc, interrupted, shares = kept
+    history, best_epoch, pcc, interrupted, shares, out_of_fold = kept
     with torch.random.fork_rng(devices=[]):
         module = make_module(model_class, config, Shape(**shape), frame)
     module.load_state_dict(weights, strict=False)
     values = {k: v.numpy() for k, v in history.items()}
-    run = Run(values, best_epoch, None if pcc is None else pcc.numpy(), interrupted, tuple(shares.tolist()))
+    run = Run(
+        values,
+        best_epoch,
+        None if pcc is None else pcc.numpy(),
+        interrupted,
+        tuple(shares.tolist()),
+        None if out_of_fold is None else OutOfFold(**out_of_fold),
+    )
     return module.eval(), run, n_epochs

@@ -23,6 +23,7 @@ from gdml.models.batch import Batch
 from .config import TrainingConfig
 from .data import Batches, SpotData
 from .memory import kept_memory
+from .out_of_fold import OutOfFold
 from .sampler import SlideSampler, balanced_counts
 
 #: Called after an epoch with its number, the number of epochs at most, and its losses and scores by name.
@@ -44,11 +45,13 @@ class Run:
     best_epoch
         Epoch of the model's weights, from 1; 0 for a model in closed form.
     validation_pcc
-        (M,) PCC per gene at that epoch, averaged over slides; None without validation spots.
+        (M,) PCC per gene of the held-out spots, averaged over slides; None without validation spots.
     interrupted
         Whether the user stopped the run.
     shares
         Shares of the members of a blend, the floor's first; empty for other models.
+    out_of_fold
+        Predictions of held-out spots; None without splits, or where the training was interrupted.
     """
 
     history: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -56,6 +59,7 @@ class Run:
     validation_pcc: NDArray[np.float64] | None = None
     interrupted: bool = False
     shares: tuple[float, ...] = ()
+    out_of_fold: OutOfFold | None = None
 
 
 @contextmanager

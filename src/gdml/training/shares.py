@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
-
-from gdml.models import SpotModel
 
 from .data import SpotData
 from .split import Split, cut_across
@@ -18,7 +15,6 @@ STEP = 0.1
 #: Gain over the floor, as a share of what the floor gains over the mean, below which the floor is kept. On the development
 #: set it was at most 0.04 where blends lost across patients, and at least 0.14 where they gained.
 LEAST_GAIN = 0.07
-_BATCH = 512  # spots that are predicted at once
 
 
 @dataclass(frozen=True)
@@ -50,43 +46,34 @@ class Products:
         return self.members[:, 0, 0] - 2 * self.targets[:, 0] - error
 
 
-@torch.inference_mode()
-def held_out_products(module: SpotModel, data: SpotData, targets: Tensor, split: Split, fabric: Fabric) -> Products:
-    """Compare the predictions of the members of a blend with the targets on held-out spots.
+def held_out_products(predicted: Tensor, data: SpotData, targets: Tensor, split: Split) -> Products:
+    """Compare what the members of a blend predict of held-out spots with the targets.
 
     Each held-out part of a slide is cut in halves across its shorter axis, so that there are more parts to see the
     uncertainty by.
 
     Parameters
     ----------
-    module
-        Trained on the training rows of the split, on the device of ``fabric``.
+    predicted
+        (n, k, M) of the validation spots of the split.
     data
         The spots.
     targets
-        (n, M) what is to be predicted, in the units of the frame.
+        (n, M) what is to be predicted of all spots, in the same units.
     split
         The split.
-    fabric
-        Device and precision.
     """
-    module.eval()
-    data = data.in_frame(module.frame)
     members, products = [], []
+    predicted = predicted.double()
     mean = targets[split.train].double().mean(0)
     of = data.slide[split.validation]
     for number in of.unique().tolist():
-        rows = split.validation[of == number]
-        with fabric.autocast():
-            found = [
-                module(batch).parts["members"].float().cpu()
-                for batch in data.in_order(rows, _BATCH, module.needs, fabric.device)
-            ]
-        predicted = torch.cat(found).double()
+        here = of == number
+        rows = split.validation[here]
         start = int(data.rows_of(number)[0])
         half = torch.from_numpy(cut_across(data.slides[number].xy[rows - start], 2, axis=1))
         for part in half.unique():
-            p, y = predicted[half == part] - mean, targets[rows[half == part]].double() - mean
+            p, y = predicted[here][half == part] - mean, targets[rows[half == part]].double() - mean
             members.append(torch.einsum("nim,njm->ij", p, p) / len(p))
             products.append(torch.einsum("nim,nm->i", p, y) / len(p))
     return Products(torch.stack(members), torch.stack(products))

@@ -16,6 +16,8 @@ from .data import SlideSpots, SpotData
 #: Splits by which the shares of a blend are chosen. With three, what is left of half a Visium slide is so little that the
 #: network was told as useless where, trained on all of it, it was the best of the three.
 N_SPLITS = 5
+#: Groups, or slides, from which on whole ones are held out.
+LEAST_UNITS = 3
 _PIECE = 1024  # spots whose distances to all held-out spots are computed at once
 
 
@@ -28,7 +30,7 @@ class Split:
     train, validation
         (n_train,) and (n_validation,) int64, ascending, disjoint.
     by
-        ``"group"`` or ``"block"``.
+        ``"group"``, ``"slide"`` or ``"block"``.
     held_out
         Names of the groups or slides that validation spots lie on.
     """
@@ -118,21 +120,22 @@ def make_splits(
     group_key: str | None,
     seed: int,
     *,
-    blend: bool,
+    several: bool,
     smooth: bool,
 ) -> list[Split]:
-    """Split the training spots as asked: once, or five times where the shares of a blend are to be chosen.
+    """Split the training spots as asked: once, or five times, so that each spot is held out once.
 
-    Of five splits, each holds out a fifth of the groups where ``group_key`` names two or more, or where
-    ``validation="group"`` (of fewer groups, one each); else a fifth of each slide, across its longer axis, with the margin
-    of :func:`block_margin`. Where that would leave less than a third of the spots to learn from, there is one split.
+    Of five splits, each holds out a fifth of the groups where ``group_key`` names three or more, or where
+    ``validation="group"``; else a fifth of the slides, if there are three or more (of fewer than five, one each); else a
+    fifth of each slide, across its longer axis, with the margin of :func:`block_margin`. Where that would leave less than a
+    third of the spots to learn from, there is one split.
 
     Parameters
     ----------
     data, validation, fraction, group_key, seed, smooth
         As in :func:`make_split`; ``fraction`` is that of a single split.
-    blend
-        Whether shares are to be chosen.
+    several
+        Whether each spot is to be held out: to choose the shares of a blend, or because training costs little.
 
     Returns
     -------
@@ -143,17 +146,18 @@ def make_splits(
     ValueError
         As in :func:`make_split`.
     """
-    if not blend:
+    if not several:
         split = make_split(data, validation, fraction, group_key, seed, smooth=smooth)
         return [] if split is None else [split]
     if validation is None:
         return []
-    names = sorted(set(data.groups))
-    if validation == "group" or (validation == "auto" and group_key is not None and len(names) > 1):
-        if len(names) < 2:
-            raise _one_group(data, group_key)
-        order = torch.randperm(len(names), generator=Generator().manual_seed(seed)).tolist()
-        return [_without(data, [names[i] for i in order[k::N_SPLITS]]) for k in range(min(N_SPLITS, len(names)))]
+    groups = sorted(set(data.groups))
+    if validation == "group" and len(groups) < 2:
+        raise _one_group(data, group_key)
+    if validation == "group" or (validation == "auto" and group_key is not None and len(groups) >= LEAST_UNITS):
+        return _leave_out(data, "group", data.groups, seed)
+    if validation == "auto" and len(data.names) >= LEAST_UNITS:
+        return _leave_out(data, "slide", data.names, seed)
     margin = max(block_margin(slide, smooth=smooth) for slide in data.slides)
     bands = [_without_band(data, k, margin) for k in range(N_SPLITS)]
     if all(len(split.train) >= len(data) / 3 and len(split.validation) > 2 for split in bands):
@@ -162,11 +166,17 @@ def make_splits(
     return [] if split is None else [split]
 
 
-def _without(data: SpotData, groups: Sequence[str]) -> Split:
-    """Hold out some groups."""
-    inside = torch.tensor([group in groups for group in data.groups])[data.slide]
+def _leave_out(data: SpotData, by: str, of: Sequence[str], seed: int) -> list[Split]:
+    """Hold out each of the groups or slides once, in ``N_SPLITS`` splits at most; ``of`` is that of each slide."""
+    names = sorted(set(of))
+    order = [names[i] for i in torch.randperm(len(names), generator=Generator().manual_seed(seed)).tolist()]
     rows = torch.arange(len(data))
-    return Split(rows[~inside], rows[inside], "group", tuple(sorted(groups)))
+    found = []
+    for k in range(min(N_SPLITS, len(names))):
+        held = order[k::N_SPLITS]
+        inside = torch.tensor([name in held for name in of])[data.slide]
+        found.append(Split(rows[~inside], rows[inside], by, tuple(sorted(held))))
+    return found
 
 
 def _one_group(data: SpotData, group_key: str | None) -> ValueError:
