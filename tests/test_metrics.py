@@ -7,11 +7,13 @@ from scipy import stats
 from gdml.metrics import (
     gene_ranks,
     mae_per_gene,
+    mse_parts_per_gene,
     mse_per_gene,
     pcc_a,
     pcc_h,
     pearson_per_gene,
     spearman_per_gene,
+    spread_per_gene,
     top_genes,
 )
 
@@ -72,7 +74,29 @@ def test_spearman_agrees_with_scipy_with_ties_and_outliers(seed):
     assert np.isnan(got[:3]).all() and np.isfinite(got[3:]).all()
 
 
-@pytest.mark.parametrize("score", [pearson_per_gene, spearman_per_gene, mse_per_gene, mae_per_gene])
+@settings(deadline=None)
+@given(seed=seeds, shift=st.floats(-50, 50), stretch=st.floats(0.1, 10))
+def test_the_error_is_its_level_and_its_pattern(seed, shift, stretch):
+    y, p = _two(seed)
+    level, pattern = mse_parts_per_gene(y, p)
+    np.testing.assert_allclose(level, [(y[:, g].mean() - p[:, g].mean()) ** 2 for g in range(6)], rtol=1e-12)
+    np.testing.assert_allclose(level + pattern, mse_per_gene(y, p), rtol=1e-12)
+    moved_level, same_pattern = mse_parts_per_gene(y, p + shift)
+    np.testing.assert_allclose(same_pattern, pattern, rtol=1e-9)
+    np.testing.assert_allclose(moved_level, ((y - p).mean(0) - shift) ** 2, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(spread_per_gene(y, stretch * y + shift), stretch)
+
+
+def test_spread_of_constant_genes():
+    y, p = _two(1)
+    p[:, 0], y[:, 1], p[3, 2], y[4, 3] = 2.0, 0.0, np.nan, np.inf
+    got = spread_per_gene(y, p)
+    assert got[0] == 0 and np.isnan(got[1:4]).all() and np.isfinite(got[4:]).all()
+
+
+@pytest.mark.parametrize(
+    "score", [pearson_per_gene, spearman_per_gene, mse_per_gene, mse_parts_per_gene, mae_per_gene, spread_per_gene]
+)
 def test_shapes_are_checked(score):
     with pytest.raises(ValueError, match=r"\(3, 2\).*\(2, 3\)"):
         score(np.zeros((3, 2)), np.zeros((2, 3)))

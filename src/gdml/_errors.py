@@ -75,6 +75,12 @@ def check_count(name: str, value: Any, *, at_least: int = 1, hint: str = "") -> 
         raise ValueError(f"`{name}` must be a whole number of at least {at_least}, found {value!r}{end}")
 
 
+def check_switch(name: str, value: Any) -> None:
+    """Refuse an argument that is not True or False, with a TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, found {value!r}.")
+
+
 def check_path(name: str, value: Any) -> None:
     """Refuse an argument that is not a path, with a TypeError."""
     if not isinstance(value, str | os.PathLike):

@@ -6,91 +6,24 @@ ranks lowest.
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+
+from ._attainable import attainable_pcc
+from ._correlation import check_pair, pearson_per_gene, spearman_per_gene
 
 __all__ = [
+    "attainable_pcc",
     "gene_ranks",
     "mae_per_gene",
+    "mse_parts_per_gene",
     "mse_per_gene",
     "nan_mean",
     "pcc_a",
     "pcc_h",
     "pearson_per_gene",
     "spearman_per_gene",
+    "spread_per_gene",
     "top_genes",
 ]
-
-# Values that differ by less than this fraction of their size differ by float32 rounding alone.
-_CONSTANT = 1e-6
-
-
-def _pair(measured: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    y, p = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
-    if y.ndim != 2 or y.shape != p.shape:
-        raise ValueError(
-            f"`measured` has shape {y.shape} and `predicted` {p.shape}: both must be spots x genes, of the same shape."
-        )
-    if not len(y):
-        raise ValueError("`measured` and `predicted` have no spots.")
-    return y, p
-
-
-def _centred(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Columns with mean zero and norm one; NaN where a column is constant or not finite."""
-    size = np.abs(x).max(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x = x / size  # keeps squares of very large or small values in range
-        x = x - x.mean(0)
-        constant = ~(np.ptp(x, axis=0) > _CONSTANT)
-        x /= np.sqrt((x * x).sum(0))
-    x[:, constant] = np.nan
-    return x
-
-
-def pearson_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
-    """Pearson's correlation of each gene over the spots of one slide.
-
-    Parameters
-    ----------
-    measured, predicted
-        Expression, spots x genes.
-
-    Returns
-    -------
-    Length genes, in [-1, 1]; NaN where the measured or the predicted values are constant (to float32
-    precision) or not finite.
-
-    Raises
-    ------
-    ValueError
-        If the two are not spots x genes of the same shape, with at least one spot.
-    """
-    y, p = _pair(measured, predicted)
-    return np.clip(np.einsum("ij,ij->j", _centred(y), _centred(p)), -1, 1)
-
-
-def spearman_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
-    """Spearman's rank correlation of each gene over the spots of one slide; equal values share their mean rank.
-
-    Parameters
-    ----------
-    measured, predicted
-        Expression, spots x genes.
-
-    Returns
-    -------
-    Length genes, in [-1, 1]; NaN where the measured or the predicted values are constant (to float32
-    precision) or not finite.
-
-    Raises
-    ------
-    ValueError
-        If the two are not spots x genes of the same shape, with at least one spot.
-    """
-    y, p = _pair(measured, predicted)
-    undefined = np.isnan(pearson_per_gene(y, y)) | np.isnan(pearson_per_gene(p, p))
-    found = pearson_per_gene(rankdata(y, axis=0), rankdata(p, axis=0))
-    return np.where(undefined, np.nan, found)
 
 
 def mse_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
@@ -110,8 +43,60 @@ def mse_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float6
     ValueError
         If the two are not spots x genes of the same shape, with at least one spot.
     """
-    y, p = _pair(measured, predicted)
+    y, p = check_pair(measured, predicted)
     return ((y - p) ** 2).mean(0)
+
+
+def mse_parts_per_gene(measured: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean squared error of each gene on one slide, in two parts that add up to :func:`mse_per_gene`.
+
+    Parameters
+    ----------
+    measured, predicted
+        Expression, spots x genes.
+
+    Returns
+    -------
+    level : length genes
+        Squared difference of the means over the spots: the whole slide is predicted too high or too low.
+    pattern : length genes
+        Variance of the error over the spots: what remains where the level is right.
+
+    Raises
+    ------
+    ValueError
+        If the two are not spots x genes of the same shape, with at least one spot.
+    """
+    y, p = check_pair(measured, predicted)
+    error = y - p
+    return error.mean(0) ** 2, error.var(0)
+
+
+def spread_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+    """Divide the standard deviation of the predictions by that of the measured values, for each gene of one slide.
+
+    Predictions that minimise the squared error vary less than what was measured, by the part that they cannot explain:
+    the best linear prediction with correlation r has a spread of r.
+
+    Parameters
+    ----------
+    measured, predicted
+        Expression, spots x genes.
+
+    Returns
+    -------
+    Length genes, at least 0; NaN where the measured values are constant (to float32 precision) or values are not
+    finite.
+
+    Raises
+    ------
+    ValueError
+        If the two are not spots x genes of the same shape, with at least one spot.
+    """
+    y, p = check_pair(measured, predicted)
+    constant = np.isnan(pearson_per_gene(y, y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(constant, np.nan, p.std(0) / y.std(0))
 
 
 def mae_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
@@ -131,7 +116,7 @@ def mae_per_gene(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float6
     ValueError
         If the two are not spots x genes of the same shape, with at least one spot.
     """
-    y, p = _pair(measured, predicted)
+    y, p = check_pair(measured, predicted)
     return np.abs(y - p).mean(0)
 
 

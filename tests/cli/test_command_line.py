@@ -113,7 +113,8 @@ def asked(monkeypatch):
 
 def test_predict_passes_everything_on(asked, capsys):
     words = (
-        "predict slides.csv --model m --out o --shard 2/3 --precision fp32 --batch-size 8 --threads 2 --keep-features"
+        "predict slides.csv --model m --out o --shard 2/3 --precision fp32 --batch-size 8 --no-clip --threads 2 "
+        "--keep-features"
     )
     tiles = "--spacing-um 56 --layout hex --min-tissue 0.5 --devices cuda:0,cuda:1"
     assert main([*words.split(), *tiles.split()]) == 1
@@ -127,6 +128,7 @@ def test_predict_passes_everything_on(asked, capsys):
             "devices": ["cuda:0", "cuda:1"],
             "precision": "fp32",
             "batch_size": 8,
+            "clip": False,
             "threads": 2,
             "keep_features": True,
             "spacing_um": 56.0,

@@ -33,7 +33,7 @@ def test_a_fold_is_what_fit_predict_and_evaluate_give(ready, small, tmp_path, mo
         del train.var["gdml_panel"], train.uns["gdml"]["panel"]
         gdml.pp.normalize(train, n_genes=N_GENES)
         fitted = gdml.tl.fit(train, model, groups="patient", seed=3, **options)
-        gdml.tl.predict(new, fitted)
+        gdml.tl.predict(new, fitted, clip=False)
         one_by_one = gdml.tl.evaluate(new)
         ours = ready.obsm["gdml_m"].loc[new.obs_names, list(fitted.panel)]
         np.testing.assert_array_equal(ours, new.obsm["gdml"])

@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 import gdml
-from gdml import tl
+from gdml import metrics, tl
 from gdml.expression import NORMALIZATIONS, normalize_counts
 
 
@@ -81,6 +81,75 @@ def test_constant_flat_and_absent_genes_are_counted_and_left_out():
     assert np.isnan(pcc.loc["a", "g3"]) and np.isnan(pcc.loc["b", "g0"]) and pcc.isna().to_numpy().sum() == 2
     assert summary.loc["a", "pcc_a"] == pytest.approx(pcc.loc["a", ["g1", "g0"]].mean())
     assert adata.obsm["gdml_evaluated"]["g5"].isna().all()
+
+
+def test_the_attainable_pcc_is_that_of_the_counts_of_each_slide():
+    adata = make()
+    summary = tl.evaluate(adata)
+    panel = list(adata.obsm["gdml"].columns)
+    columns = adata.var_names.get_indexer(panel)
+    rows = [np.flatnonzero(adata.obs["library_id"] == slide) for slide in "abc"]
+    expected = np.stack([metrics.attainable_pcc(adata.X[these], columns, "scanpy") for these in rows])
+    np.testing.assert_array_equal(adata.uns["gdml"]["evaluate"]["attainable"], expected)
+    np.testing.assert_allclose(adata.var.loc[panel, "gdml_attainable"], expected.mean(0))
+    means = expected.mean(1)
+    np.testing.assert_allclose(summary["pcc_attainable"], [*means, means.mean()])
+    np.testing.assert_allclose(summary["pcc_reached"], summary["pcc_a"] / summary["pcc_attainable"])
+    assert adata.var["gdml_attainable"].drop(panel).isna().all()
+    predicted = adata.obsm["gdml"]
+    predicted.iloc[8:18, 3] = 1.5  # flat in b: it has no PCC there, and counts in neither mean
+    flat = tl.evaluate(adata)
+    assert flat.loc["b", "pcc_attainable"] == pytest.approx(expected[1, :3].mean())
+    np.testing.assert_allclose(adata.var.loc[panel, "gdml_attainable"], expected.mean(0))
+
+
+def test_the_attainable_pcc_follows_the_normalisation_of_the_model():
+    adata = make(normalization="hest")
+    tl.evaluate(adata)
+    columns = adata.var_names.get_indexer(adata.obsm["gdml"].columns)
+    found = adata.uns["gdml"]["evaluate"]["attainable"]
+    np.testing.assert_array_equal(found[0], metrics.attainable_pcc(adata.X[:8], columns, "hest"))
+    assert not np.allclose(found[0], metrics.attainable_pcc(adata.X[:8], columns, "scanpy"))
+
+
+def test_smoothed_labels_are_attained_with_smoothed_halves(ready):
+    gdml.pp.normalize(ready, n_genes=12, normalization="paper")
+    tl.predict(ready, tl.fit(ready, "ridge"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # these are training slides
+        smooth = tl.evaluate(ready)["pcc_attainable"]
+        for record in (ready.uns["gdml"]["predict"]["normalization"], ready.uns["gdml"]["normalization"]):
+            record["smooth"] = False
+        plain = tl.evaluate(ready)["pcc_attainable"]
+    assert (smooth > plain + 0.02).all()
+
+
+def test_the_error_is_split_by_slide_into_level_and_pattern():
+    adata = make(noise=0.3)
+    predicted = adata.obsm["gdml"]
+    predicted.iloc[:8] += 2.0  # slide a as a whole
+    predicted.iloc[8:18] *= 0.5
+    summary = tl.evaluate(adata)
+    error = (adata.obsm["gdml_evaluated"] - predicted).groupby(adata.obs["library_id"].to_numpy())
+    level, pattern = (error.mean() ** 2).mean(axis=1), error.var(ddof=0).mean(axis=1)
+    np.testing.assert_allclose(summary["mse_level"][:3], level, rtol=1e-5)
+    np.testing.assert_allclose(summary["mse_pattern"][:3], pattern, rtol=1e-5)
+    np.testing.assert_allclose(summary.loc["all", "mse_level"], np.average(level, weights=[8, 10, 12]), rtol=1e-5)
+    np.testing.assert_allclose(summary["mse_level"] + summary["mse_pattern"], summary["mse"], rtol=1e-12)
+    assert summary.loc["a", "mse_level"] > 10 * summary.loc["a", "mse_pattern"]
+
+
+def test_the_spread_of_predictions():
+    adata = make(noise=0)
+    predicted = adata.obsm["gdml"]
+    predicted.iloc[:8] = predicted.iloc[:8] * [0.1, 0.2, 0.3, 0.8] + 5
+    predicted.iloc[8:18, 1] = 1.0  # flat
+    summary = tl.evaluate(adata)
+    np.testing.assert_allclose(summary["spread"], [0.25, 1, 1, 0.75], rtol=1e-4)
+    np.testing.assert_allclose(
+        adata.var.loc[predicted.columns, "gdml_spread"], [2.1 / 3, 1.2 / 3, 2.3 / 3, 2.8 / 3], rtol=1e-4
+    )
+    assert adata.var["gdml_spread"].drop(predicted.columns).isna().all()
 
 
 def test_without_high_genes_there_is_no_honest_pcc_h():
@@ -196,7 +265,10 @@ def test_genes_of_one_fold_are_left_out_of_the_others(compared):
     predicted.loc[slide == "S3", gene] = np.nan  # not in the panel of that fold
     table = tl.evaluate(adata, key="gdml_ridge")
     assert table["n_genes"].to_dict() == {"S2": 15, "S3": 14, "S4": 15, "all": predicted.shape[1]}
-    assert (table["n_flat"] == 0).all() and np.isfinite(table[["pcc_a", "mse", "mae"]]).all(axis=None)
+    assert (table["n_flat"] == 0).all() and np.isfinite(table[["pcc_a", "mse", "mae", "spread"]]).all(axis=None)
+    attainable = pd.DataFrame(adata.uns["gdml_ridge"]["evaluate"]["attainable"], ["S2", "S3", "S4"], predicted.columns)
+    assert attainable.isna().to_numpy().sum() == 1 and np.isnan(attainable.loc["S3", gene])
+    assert table.loc["S3", "pcc_attainable"] == pytest.approx(attainable.loc["S3"].mean())
 
 
 def test_it_says_where_the_predictions_of_a_comparison_are(compared):

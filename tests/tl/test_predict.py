@@ -1,3 +1,4 @@
+import copy
 import shutil
 
 import anndata as ad
@@ -52,6 +53,43 @@ def test_what_is_written(deep):
 def test_evaluation_is_deterministic(deep):
     adata, model = deep
     assert values(adata, model).equals(values(adata, model))
+
+
+@pytest.fixture
+def too_low(_fitted):
+    """A ridge whose level is so low that many predictions are below 0."""
+    model = copy.deepcopy(_fitted[1])
+    model.module.frame.level -= 2
+    return model
+
+
+def test_predictions_below_zero_are_set_to_zero_unless_told_otherwise(fitted, too_low):
+    adata, before = fitted[0], values(*fitted, clip=False)
+    raw = values(adata, too_low, clip=False)
+    np.testing.assert_allclose(raw, before - 2, atol=1e-5)
+    assert (raw < -0.5).any(axis=None) and (raw > 0.5).any(axis=None)
+    gdml.tl.predict(adata, too_low)
+    found, record = adata.obsm["gdml"], dict(adata.uns["gdml"]["predict"])
+    assert found.equals(raw.clip(lower=0)) and (found.dtypes == np.float32).all()
+    np.testing.assert_array_equal(adata[:, found.columns].layers["gdml"], found)
+    gdml.tl.predict(adata, too_low, clip=False)
+    assert record["clip"] is True and adata.uns["gdml"]["predict"]["clip"] is False
+    assert record["provenance"] != adata.uns["gdml"]["predict"]["provenance"]
+
+
+def test_images_are_clipped_too(fitted, too_low):
+    path = fitted[0].uns["spatial"]["S4"]["metadata"]["source_image_path"]
+    clipped, raw = (gdml.tl.predict(path, too_low, um_per_px=1.0, clip=clip).obsm["gdml"] for clip in (True, False))
+    assert (raw < 0).any(axis=None) and clipped.equals(raw.clip(lower=0))
+
+
+@pytest.mark.parametrize("clip", [1, None, "no"])
+def test_clip_is_a_switch(fitted, clip):
+    adata, model = fitted
+    before = sorted(adata.obsm)
+    with pytest.raises(TypeError, match="`clip` must be True or False"):
+        gdml.tl.predict(adata, model, clip=clip)
+    assert sorted(adata.obsm) == before
 
 
 @pytest.mark.parametrize("read", [ad.read_h5ad, ad.read_zarr])

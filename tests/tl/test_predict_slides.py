@@ -1,5 +1,6 @@
 """Many slides that have only an image: the same bytes however many processes predict them."""
 
+import copy
 import multiprocessing
 import warnings
 from types import SimpleNamespace
@@ -80,6 +81,19 @@ def test_one_result_a_slide(predicted, manifest, model):
     assert found.obs["group"].unique().tolist() == ["P2"]
     assert found.uns["gdml"]["predict"]["provenance"] == expected.uns["gdml"]["predict"]["provenance"]
     assert found.uns["gdml"]["predict"]["model"] == str(model)
+
+
+def test_values_below_zero_are_kept_on_request_in_a_folder_of_their_own(manifest, _fitted, tmp_path):
+    low = copy.deepcopy(_fitted[1])
+    low.module.frame.level -= 2
+    one, found = manifest[:1], {}
+    for clip in (True, False):
+        table = gdml.tl.predict_slides(one, low, tmp_path / str(clip), clip=clip)
+        found[clip] = anndata.read_zarr(table["result"][0]).obsm["gdml"]
+    assert (found[False] < 0).any(axis=None)
+    pd.testing.assert_frame_equal(found[True], found[False].clip(lower=0))
+    with pytest.raises(ValueError, match="clip True, now False"):
+        gdml.tl.predict_slides(one, low, tmp_path / "True", clip=False)
 
 
 def test_a_result_goes_on_as_any_annadata(predicted, model):

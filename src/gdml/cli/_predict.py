@@ -26,6 +26,9 @@ def add_command(commands: Any) -> None:
     group.add_argument(
         "--batch-size", type=int, default=512, metavar="N", help="tiles that are predicted at once (512)"
     )
+    group.add_argument(
+        "--no-clip", action="store_true", help="leave predictions below 0 as they are, instead of setting them to 0"
+    )
     group.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each process (1)")
     group.add_argument("--keep-features", action="store_true", help="keep the features in the cache")
     parser.set_defaults(command=run)
@@ -46,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
             devices=None if options.devices is None else options.devices.split(","),
             precision=options.precision,
             batch_size=options.batch_size,
+            clip=not options.no_clip,
             threads=options.threads,
             keep_features=options.keep_features,
             **_options.grid_options(options),

@@ -58,7 +58,7 @@ def measured_expression(
     names = pd.Index(genes)
     counts = spots.counts(layer)
     rows = np.arange(len(spots)) if rows is None else rows
-    neighbors = _neighbors(spots, rows) if normalization.smooth else None
+    neighbors = grid_neighbors(spots, rows) if normalization.smooth else None
     at = spots.adata.var_names.get_indexer(names) if columns is None else columns
     values = normalize_counts(counts if len(rows) == len(spots) else counts[rows], at, normalization, neighbors)
     return pd.DataFrame(values, index=spots.adata.obs_names[rows], columns=names)
@@ -125,8 +125,14 @@ def normalize_spots(
     return measured
 
 
-def _neighbors(spots: Spots, rows: NDArray[np.intp]) -> sparse.csr_array:
-    """Smoother over the 3 x 3 neighbourhood of each spot on the grid of its slide."""
+def grid_neighbors(spots: Spots, rows: NDArray[np.intp]) -> sparse.csr_array:
+    """Smoother over the neighbours of each of these spots on the grid of its slide, for labels that are smoothed.
+
+    Raises
+    ------
+    KeyError
+        If the grid position is absent.
+    """
     obs = spots.adata.obs
     absent = [column for column in (_keys.ARRAY_ROW, _keys.ARRAY_COL) if column not in obs]
     if absent:

@@ -17,7 +17,7 @@ from gdml.spots.measured import measured_expression
 from gdml.spots.provenance import in_training
 from gdml.spots.resolve import Spots
 
-ALL = "all"
+from ._slide_scores import ALL, score_slides
 
 
 def evaluate(
@@ -70,25 +70,36 @@ def evaluate(
         Row ``'all'``: genes of which this holds in one slide at least.
     ``pcc_a``
         PCC(A), the mean over genes. Row ``'all'``: the mean over slides.
+    ``pcc_attainable``, ``pcc_reached``
+        The mean over the same genes of the PCC that a perfect prediction would reach with the counts measured here
+        (:func:`gdml.metrics.attainable_pcc`), and ``pcc_a`` as a share of it: the ratio of the two means, since the
+        ratio of a gene that can hardly be measured says nothing. NaN where nothing is attainable.
     ``pcc_h``
         PCC(H), the mean over the genes that correlated best **on the model's own validation split**; NaN where
         the model recorded none.
     ``pcc_h_best``
         The mean over the ``n_high`` genes that correlate best on the slides scored here. The genes are chosen
         by the score itself, so it is **optimistic**: published PCC(H) are of this kind.
-    ``mse``, ``mae``
-        Errors over spots and genes. Row ``'all'``: over all spots.
+    ``mse``, ``mse_level``, ``mse_pattern``, ``mae``
+        Errors over spots and genes. ``mse`` is the sum of two parts (:func:`gdml.metrics.mse_parts_per_gene`): the
+        squared difference of the slide's means of each gene, and the rest. Row ``'all'``: over all spots.
+    ``spread``
+        Standard deviation of the predictions over that of the measured values, the median over genes. Row ``'all'``:
+        the mean over slides.
 
     Writes to ``adata`` (there is no ``copy``, since the table is returned):
 
     ``.obsm['gdml_evaluated']`` : DataFrame, float32, spots x panel genes
         Measured expression on the scale of the predictions; NaN for genes not measured. What :func:`gdml.tl.fit`
         learns, ``.obsm['gdml_measured']`` and its normalisation, is left unchanged.
-    ``.var['gdml_pcc']``, ``.var['gdml_mse']``, ``.var['gdml_mae']`` : float64
-        Scores of each gene, NaN outside the panel; correlations are averaged over slides.
+    ``.var['gdml_pcc']``, ``.var['gdml_attainable']``, ``.var['gdml_spread']`` : float64
+        Correlation, the attainable one, and predicted over measured standard deviation of each gene, averaged over
+        slides; NaN outside the panel.
+    ``.var['gdml_mse']``, ``.var['gdml_mae']`` : float64
+        Errors of each gene over all spots, NaN outside the panel.
     ``.uns['gdml']['evaluate']`` : dict
-        The table (``summary``), the correlations (``pcc``, slides x genes, with ``libraries`` and ``genes``), and
-        the ``normalization`` of the measured values.
+        The table (``summary``), the correlations and the attainable ones (``pcc``, ``attainable``, slides x genes, with
+        ``libraries`` and ``genes``), and the ``normalization`` of the measured values.
 
     Raises
     ------
@@ -134,21 +145,22 @@ def evaluate(
 
     scored = genes[present]
     y, p = measured[scored].to_numpy(np.float64), predicted[scored].to_numpy(np.float64)
-    pcc = np.stack([metrics.pearson_per_gene(y[rows], p[rows]) for rows in slides.values()])
-    summary = _summary(y, p, pcc, slides, _high_genes(spots, scored), metrics.top_genes(pcc, n_high))
+    columns = match.columns[present]
+    scores = score_slides(spots, y, p, slides, normalization=norm, layer=layer, columns=columns)
+    summary = scores.table(list(slides), _high_genes(spots, scored), metrics.top_genes(scores.pcc, n_high))
     summary.insert(2, "n_absent", int((~present).sum()))
     seen = in_training(spots, list(slides))
     summary.insert(0, "in_training", pd.array([*seen, seen.any(skipna=False)], "boolean"))
 
     adata.obsm[_keys.evaluated(key)] = measured
-    values = {"pcc": metrics.nan_mean(pcc, 0), "mse": metrics.nan_mean((y - p) ** 2, 0)}
-    for name, value in {**values, "mae": metrics.nan_mean(np.abs(y - p), 0)}.items():
+    for name, value in scores.by_gene().items():
         column = np.full(adata.n_vars, np.nan)
-        column[match.columns[present]] = value
+        column[columns] = value
         adata.var[_keys.score(name, key)] = column
     evaluation = {
         "summary": summary,
-        "pcc": pcc,
+        "pcc": scores.pcc,
+        "attainable": scores.attainable,
         "libraries": np.array(list(slides), dtype=object),
         "genes": scored.to_numpy(dtype=object),
         "normalization": norm.to_dict(),
@@ -167,7 +179,8 @@ def evaluate(
         _warn_of_another_total(match)
     overall = summary.loc[ALL]
     tell(
-        f"evaluate: PCC(A) {overall['pcc_a']:.3f}, MSE {overall['mse']:.3f} over {count(len(slides), 'slide')}, {match}"
+        f"evaluate: PCC(A) {overall['pcc_a']:.3f} of {overall['pcc_attainable']:.3f} attainable, MSE {overall['mse']:.3f} "
+        f"over {count(len(slides), 'slide')}, {match}"
         f"{_left_out(spots, p, slides)}"
     )
     return summary.copy()
@@ -236,33 +249,3 @@ def _high_genes(spots: Spots, scored: pd.Index) -> NDArray[np.intp]:
     genes = (spots.record(_keys.PREDICT) or {}).get("high_genes", [])
     columns = scored.get_indexer(pd.Index(genes, dtype=object))
     return columns[columns >= 0]
-
-
-def _summary(
-    y: NDArray[np.float64],
-    p: NDArray[np.float64],
-    pcc: NDArray[np.float64],
-    slides: dict[str, NDArray[np.intp]],
-    high: NDArray[np.intp],
-    best: NDArray[np.intp],
-) -> pd.DataFrame:
-    """One row per slide, and one for all."""
-    missing = np.stack([np.isnan(p[rows]).all(0) for rows in slides.values()])
-    constant = np.stack([np.isnan(metrics.pearson_per_gene(y[rows], y[rows])) for rows in slides.values()])
-    flat = np.isnan(pcc) & ~constant & ~missing
-    parts = [(rows, slice(i, i + 1)) for i, rows in enumerate(slides.values())]
-    table = [
-        {
-            "n_spots": len(rows),
-            "n_genes": int((~missing[these]).any(0).sum()),
-            "n_constant": int((constant & ~missing)[these].any(0).sum()),
-            "n_flat": int(flat[these].any(0).sum()),
-            "pcc_a": metrics.pcc_a(pcc[these]),
-            "pcc_h": metrics.pcc_h(pcc[these], high),
-            "pcc_h_best": metrics.pcc_h(pcc[these], best),
-            "mse": float(metrics.nan_mean(metrics.nan_mean((y[rows] - p[rows]) ** 2, 0))),
-            "mae": float(metrics.nan_mean(metrics.nan_mean(np.abs(y[rows] - p[rows]), 0))),
-        }
-        for rows, these in [*parts, (np.sort(np.concatenate(list(slides.values()))), slice(None))]
-    ]
-    return pd.DataFrame(table, index=pd.Index([*slides, ALL], name="slide"))

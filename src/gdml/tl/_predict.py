@@ -42,6 +42,7 @@ def predict(
     precision: "Precision" = "auto",
     batch_size: int = 512,
     gene_key: str | None = None,
+    clip: bool = True,
     library_id: str | None = None,
     spacing_um: float | None = None,
     layout: "Layout | None" = None,
@@ -83,6 +84,10 @@ def predict(
         Column of ``adata.var`` with the names by which measured genes are matched to the panel, such as
         ``"gene_ids"``, or ``"var_names"``. None: ``var_names`` or a column of text, whichever matches more panel genes.
         Versions of Ensembl ids are ignored; genes with ambiguous names are not matched.
+    clip
+        Set predictions below 0 to 0. Expression is never negative on any scale of
+        :class:`gdml.expression.Normalization`, but models are not bound to it. False: as the model gave them. Scores of
+        :func:`gdml.tl.cross_validate` and of the validation in :func:`gdml.tl.fit` are of values that are not clipped.
     library_id, spacing_um, layout, tissue, min_tissue, region
         For images alone, as in :func:`gdml.pp.grid`; its defaults where None.
     key_added
@@ -102,7 +107,7 @@ def predict(
     ``.obsm['X_gdml']`` : float32, (n_obs, d)
         Embedding in the model's shared space, rows of unit length, for models that have one.
     ``.uns['gdml']['predict']`` : dict
-        ``model``, ``name``, ``weights`` (hash), ``panel``, ``normalization``, ``high_genes``, ``n_matched`` genes,
+        ``model``, ``name``, ``weights`` (hash), ``panel``, ``normalization``, ``high_genes``, ``clip``, ``n_matched`` genes,
         ``gene_key`` that they were matched by, ``in_training`` (slides that the model was trained on; absent where its
         training slides are unknown), ``provenance`` (key of what the predictions depend on) and ``versions``. Of a
         model in the frame ``"slide"`` also ``level_sd``, (panel,) float32: the standard deviation of the level of each
@@ -115,7 +120,7 @@ def predict(
     ValueError
         If ``adata`` is a view or backed, or the encoder is not the model's; for an image as :func:`gdml.pp.grid`.
     TypeError
-        If ``model`` is not a model, or a number is expected and something else was passed; if an argument for images is
+        If ``model`` is not a model, ``clip`` is not a boolean, or a number is expected and something else was passed; if an argument for images is
         passed with an AnnData, or the other way round (``image``, ``spot_pitch_um``, ``spatial_key``, ``gene_key``,
         ``copy``).
     FileNotFoundError
@@ -178,6 +183,7 @@ def predict(
         precision=precision,
         batch_size=batch_size,
         gene_key=gene_key,
+        clip=clip,
     )
     if seen:
         warnings.warn(

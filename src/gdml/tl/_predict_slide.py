@@ -43,7 +43,7 @@ class Options:
         What the results record as the place of the model.
     encoder
         Name of the encoder; None: the model's own.
-    spacing_um, layout, tissue, min_tissue, precision, batch_size, threads
+    spacing_um, layout, tissue, min_tissue, precision, batch_size, clip, threads
         As in :func:`gdml.tl.predict_slides`.
     device
         Name of the device.
@@ -63,6 +63,7 @@ class Options:
     min_tissue: float
     precision: Any
     batch_size: int
+    clip: bool
     threads: int
     device: str
     cache_dir: str
@@ -122,6 +123,7 @@ def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) 
             device=options.device,
             precision=options.precision,
             batch_size=options.batch_size,
+            clip=options.clip,
         )
         adata = spots.adata
         if item.group is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from gdml._errors import check_count, check_number, count, some
+from gdml._errors import check_count, check_number, check_switch, count, some
 from gdml._progress import bar, tell
 from gdml._settings import settings
 from gdml.corpus.folder import Folder, open_folder
@@ -57,6 +57,7 @@ def predict_slides(
     encoder: str | None = None,
     precision: "Precision" = "auto",
     batch_size: int = 512,
+    clip: bool = True,
     threads: int = 1,
     keep_features: bool = False,
     takeover_s: float = 180.0,
@@ -98,6 +99,8 @@ def predict_slides(
         As in :func:`gdml.tl.fit`.
     batch_size
         Number of tiles per batch of the model.
+    clip
+        Set predictions below 0 to 0, as in :func:`gdml.tl.predict`.
     threads
         Threads that torch computes with on the CPU. Fixed, so that results do not depend on the machine; use several
         processes to use several cores.
@@ -157,6 +160,7 @@ def predict_slides(
     check_number("takeover_s", takeover_s, above=0)
     check_count("threads", threads)
     check_count("batch_size", batch_size)
+    check_switch("clip", clip)
     check_lattice(spacing_um, layout, min_tissue)
     use_bf16(torch.device("cpu"), precision)  # refuses other words on any machine
     items = take_shard(read_manifest(slides), shard)
@@ -178,6 +182,7 @@ def predict_slides(
         min_tissue=min_tissue,
         precision=precision,
         batch_size=batch_size,
+        clip=clip,
         threads=threads,
         device=used[0],
         cache_dir=str(settings.cache_dir.absolute()),
@@ -232,6 +237,7 @@ def _about(trained: "TrainedModel", options: Options, encoder: str) -> dict[str,
         "min_tissue": options.min_tissue,
         "precision": options.precision,
         "batch_size": options.batch_size,
+        "clip": options.clip,
         "threads": options.threads,
     }
 

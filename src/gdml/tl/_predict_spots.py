@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from gdml import _keys
-from gdml._errors import check_count
+from gdml._errors import check_count, check_switch
 from gdml._provenance import provenance_key
 from gdml._settings import settings
 from gdml.spots.genes import GeneMatch, match_genes
@@ -48,6 +48,7 @@ def predict_spots(
     precision: Any = "auto",
     batch_size: int = 512,
     gene_key: str | None = None,
+    clip: bool = True,
 ) -> tuple[list[str], GeneMatch, list[str]]:
     """Predict and write as :func:`gdml.tl.predict` describes.
 
@@ -59,6 +60,7 @@ def predict_spots(
     from gdml.training.trained import weights_digest
 
     adata, key = spots.adata, spots.key
+    check_switch("clip", clip)
     spots.xy  # noqa: B018 checks them
     fabric = make_ready(device, precision, batch_size)
     on = fabric.device
@@ -77,6 +79,8 @@ def predict_spots(
         )
         values, embedding = _predict_rows(spots, trained, fabric, batch_size)
         slides = known_slides(spots)
+    if clip:  # counts, and every log(x + 1) and mean of them, are at least 0
+        values = values.clip(min=0)
     predicted = pd.DataFrame(values, index=adata.obs_names, columns=pd.Index(trained.panel))
     seen = None if trained.slides is None else training_slides(slides, trained.slides)
 
@@ -91,6 +95,7 @@ def predict_spots(
         "slides": [about["key"] for about in slides.values()],
         "precision": "bf16" if use_bf16(on, precision) else "fp32",
         "device": on.type,
+        "clip": clip,
     }
     record = {
         "model": path,
@@ -99,6 +104,7 @@ def predict_spots(
         "panel": np.array(trained.panel, dtype=object),
         "normalization": dict(trained.normalization),
         "high_genes": np.array(trained.high_genes, dtype=object),
+        "clip": clip,
         "n_matched": match.n,
         "gene_key": match.gene_key,
         "provenance": provenance_key(about),

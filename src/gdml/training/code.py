@@ -9,7 +9,7 @@ from typing import Any
 
 #: Where the training of every model, and its labels, come from.
 _ALWAYS = ("gdml.training.fitting", "gdml.expression")
-_FOLLOWED = ("gdml.models", "gdml.training", "gdml.expression", "gdml.metrics")
+_FOLLOWED = ("gdml.models", "gdml.training", "gdml.expression", "gdml.metrics", "gdml._correlation")
 
 
 def code_digest(model: type) -> str:
