@@ -65,5 +65,5 @@ def panel(key: str = KEY) -> str:
 
 
 def score(metric: str, key: str = KEY) -> str:
-    """Var: per-gene score, ``metric`` one of pcc, attainable, mse, mae, spread."""
+    """Var: per-gene score, ``metric`` one of pcc, attainable, mse, mae, spread, pcc_expected, warrant."""
     return f"{key}_{metric}"

@@ -25,6 +25,7 @@ from gdml.spots.undo import all_or_nothing
 from ._features import run_missing_steps
 from ._model import IN_MEMORY
 from ._record import high_genes, plain, split_record, summary, tile_geometry, versions
+from ._warrant import make_warrant, tally
 
 if TYPE_CHECKING:
     import torch
@@ -193,6 +194,7 @@ def fit(
         module, run, n_epochs = fit_model(
             model_class, model_config, data, splits, loop, fabric, seed, frame=frame_config
         )
+        warrant = make_warrant(spots, data, run, measured, normalization, group_key)
 
     record = {
         "config": asdict(model_config),
@@ -226,6 +228,7 @@ def fit(
         history=run.history,
         slides=slides,
         provenance=provenance_key(about),
+        warrant=warrant,
     )
     # of several processes that run this line, one writes
     saved = _save(trained, save_to, overwrite) if fabric.is_global_zero else IN_MEMORY
@@ -237,7 +240,8 @@ def fit(
     made = f" after {', '.join(steps)} with defaults" if steps else ""
     tell(
         f"fit: {model} on {count(len(data.names), 'slide')} ({count(len(data), 'spot')}){made}; "
-        f"{summary(run, splits, n_epochs, model_class.members(model_config))}; model: {saved}"
+        f"{summary(run, splits, n_epochs, model_class.members(model_config))}{tally(warrant)}; "
+        f"model: {saved}"
     )
     return trained
 

@@ -21,6 +21,7 @@ from gdml.spots.undo import all_or_nothing
 from ._features import make_features
 from ._model import find_model
 from ._record import versions
+from ._warrant import write_warrant
 
 if TYPE_CHECKING:
     from gdml.training import TrainedModel
@@ -115,6 +116,8 @@ def predict_spots(
         record["level_sd"] = frame.level_sd.cpu().numpy()
     if seen is not None:
         record["in_training"] = np.array(seen, dtype=object)
+    if trained.warrant is not None:
+        record |= write_warrant(spots, trained.warrant, match)
     spots.write_record(_keys.PREDICT, record)
     return steps, match, seen or []
 

@@ -19,6 +19,7 @@ from gdml._marker import mark, marked
 from gdml.models.base import Shape, SpotModel, get_model, make_config
 
 from .frame import FRAMES, FrameConfig, make_module
+from .warrant import Warrant
 
 _FORMAT = "gdml-model"
 _FORMAT_VERSION = 3  # 2: provenance and training slides; 3: frame
@@ -74,6 +75,8 @@ class TrainedModel:
         (models saved by gdml 0.1).
     provenance
         Key of everything that the model depends on; empty where unknown.
+    warrant
+        How far each gene can be trusted; None where no spots were held out, or the model was saved by an earlier gdml.
     path
         Folder that the model was last saved in or read from; None before.
     """
@@ -89,6 +92,7 @@ class TrainedModel:
     history: dict[str, np.ndarray] = field(default_factory=dict)
     slides: dict[str, dict[str, str]] | None = None
     provenance: str = ""
+    warrant: Warrant | None = None
     path: str | None = None
 
     def __repr__(self) -> str:
@@ -142,6 +146,7 @@ class TrainedModel:
             "history": {k: [float(x) if np.isfinite(x) else None for x in v] for k, v in self.history.items()},
             "slides": self.slides,
             "provenance": self.provenance,
+            "warrant": None if self.warrant is None else self.warrant.to_dict(),
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
         }
         made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -189,6 +194,7 @@ class TrainedModel:
             history={k: np.array([np.nan if x is None else x for x in v]) for k, v in record["history"].items()},
             slides=record.get("slides"),
             provenance=record.get("provenance", ""),
+            warrant=_read_warrant(folder, record),
             path=str(folder),
         )
 
@@ -308,6 +314,19 @@ def _read_record(folder: Path) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"{where} is not a whole gdml model: {_RECORD} lacks {', '.join(wrong)}.")
     return record
+
+
+def _read_warrant(folder: Path, record: dict[str, Any]) -> Warrant | None:
+    """Read what the JSON says of each gene; models of earlier versions say nothing."""
+    if record.get("warrant") is None:
+        return None
+    try:
+        warrant = Warrant.from_dict(record["warrant"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(folder)!r}: the warrant in {_RECORD} is damaged ({error!r}).") from error
+    if list(warrant.genes.index) != list(record["panel"]):
+        raise ValueError(f"{str(folder)!r}: the warrant in {_RECORD} is that of other genes than the panel.")
+    return warrant
 
 
 def _make_module(folder: Path, record: dict[str, Any]) -> SpotModel:
