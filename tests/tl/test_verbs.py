@@ -34,6 +34,9 @@ def test_each_verb_leaves_one_line(ready, lines):
     assert "20 genes (rule: counts)" in found[0]
     assert "20 panel genes (rule: counts), ln(counts per 10,000 + 1)" in found[1]
     assert "ridge on 3 slides" in found[2] and model.path in found[2] and "defaults" not in found[2]
+    n = model.warrant.genes["warrant"].value_counts()
+    tally = f"of 20 genes {n['carried by the image']} carried by the image, {n.get('partly', 0)} partly (unseen slide)"
+    assert tally in found[2]
     assert f"20 genes at {new.n_obs} spots" in found[3] and "20 of 20 panel genes matched" in found[3]
     assert f"PCC(A) {scores.loc['all', 'pcc_a']:.3f}" in found[4] and "1 slide" in found[4]
 

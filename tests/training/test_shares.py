@@ -10,6 +10,7 @@ from gdml.training.config import TrainingConfig
 from gdml.training.fabric import make_fabric
 from gdml.training.fitting import fit_model
 from gdml.training.frame import FRAMES, Frame
+from gdml.training.out_of_fold import predict_members
 from gdml.training.shares import LEAST_GAIN, Products, choose_shares, held_out_products, is_hopeless
 from gdml.training.split import cut_across, make_splits
 
@@ -116,11 +117,12 @@ def test_shares_sum_to_one_and_never_lose_on_the_parts_they_were_chosen_on(k, n_
 
 def test_members_are_compared_on_halves_of_each_held_out_slide(make_data):
     data = make_data((40, 36), dim=8)
-    (split, *_) = make_splits(data, "block", 0.2, None, 0, blend=True, smooth=False)
+    (split, *_) = make_splits(data, "block", 0.2, None, 0, several=True, smooth=False)
     module = GeneDML(GeneDMLConfig(**SMALL), data.shape()).eval()
     module.prepare(list(data.in_order(split.train, 16, module.needs)))
     fabric = make_fabric("cpu", precision="fp32")
-    found = held_out_products(module, data, data.expression, split, fabric)
+    predicted = predict_members(module, data, split.validation, fabric)
+    found = held_out_products(predicted, data, data.expression, split)
     assert found.members.shape == (4, 3, 3)
     rows = split.validation[data.slide[split.validation] == 1]
     half = cut_across(data.slides[1].xy[rows - 40], 2, axis=1)
@@ -136,7 +138,7 @@ def test_members_are_compared_on_halves_of_each_held_out_slide(make_data):
 def test_fit_records_and_sets_the_shares(make_data, frame):
     data = make_data((60, 60), dim=8)
     data.depth = torch.ones(120)
-    splits = make_splits(data, "block", 0.2, None, 0, blend=True, smooth=False)
+    splits = make_splits(data, "block", 0.2, None, 0, several=True, smooth=False)
     loop = TrainingConfig(max_epochs=2, batch_size=32)
     fabric = make_fabric("cpu", precision="fp32")
     config = GeneDMLConfig(**SMALL)
@@ -154,7 +156,7 @@ def test_fit_records_and_sets_the_shares(make_data, frame):
 def test_without_a_refit_the_model_of_the_first_split_is_kept(make_data):
     data = make_data((60, 60), dim=8)
     data.depth = torch.ones(120)
-    splits = make_splits(data, "block", 0.2, None, 0, blend=True, smooth=False)
+    splits = make_splits(data, "block", 0.2, None, 0, several=True, smooth=False)
     fabric = make_fabric("cpu", precision="fp32")
     loop = TrainingConfig(max_epochs=2, batch_size=32, refit=False)
     module, run, n_epochs = fit_model(
@@ -176,7 +178,7 @@ def test_interrupted_before_shares_are_chosen_half_is_the_networks(make_data, mo
 
     monkeypatch.setattr(training_loop.Trainer, "epoch", epoch)
     data = make_data((60, 60), dim=8)
-    splits = make_splits(data, "block", 0.2, None, 0, blend=True, smooth=False)
+    splits = make_splits(data, "block", 0.2, None, 0, several=True, smooth=False)
     loop = TrainingConfig(max_epochs=3, batch_size=32)
     module, run, _ = fit_model(
         GeneDML, GeneDMLConfig(**SMALL), data, splits, loop, make_fabric("cpu", precision="fp32"), 0
@@ -189,7 +191,7 @@ def test_interrupted_before_shares_are_chosen_half_is_the_networks(make_data, mo
 class TestSplits:
     def test_every_spot_is_held_out_once(self, make_data):
         data = make_data((50, 41))
-        splits = make_splits(data, "auto", 0.2, None, 0, blend=True, smooth=False)
+        splits = make_splits(data, "auto", 0.2, None, 0, several=True, smooth=False)
         assert len(splits) == 5
         held = torch.cat([split.validation for split in splits])
         assert held.sort().values.tolist() == list(range(91))
@@ -198,14 +200,14 @@ class TestSplits:
 
     def test_a_margin_lies_between_both_sides(self, make_data):
         data = make_data((60,))
-        for split in make_splits(data, "block", 0.2, None, 0, blend=True, smooth=False):
+        for split in make_splits(data, "block", 0.2, None, 0, several=True, smooth=False):
             xy = torch.from_numpy(data.slides[0].xy)
             apart = torch.cdist(xy[split.train], xy[split.validation], p=float("inf"))
             assert apart.min() >= 2  # half a region of 3 tiles, and half a tile
 
     def test_named_groups_are_held_out_whole(self, make_data):
         data = make_data((20, 20, 20, 20), groups=["a", "a", "b", "c"])
-        splits = make_splits(data, "auto", 0.2, "patient", 0, blend=True, smooth=False)
+        splits = make_splits(data, "auto", 0.2, "patient", 0, several=True, smooth=False)
         assert sorted(name for split in splits for name in split.held_out) == ["a", "b", "c"]
         of = np.array(data.groups)
         for split in splits:
@@ -213,25 +215,25 @@ class TestSplits:
             assert not set(of[data.slide[split.train]]) & set(split.held_out)
 
     def test_slides_that_are_not_named_as_groups_are_cut(self, make_data):
-        splits = make_splits(make_data((60, 60)), "auto", 0.2, None, 0, blend=True, smooth=False)
+        splits = make_splits(make_data((60, 60)), "auto", 0.2, None, 0, several=True, smooth=False)
         assert {split.by for split in splits} == {"block"}
 
     def test_more_groups_than_splits_share_them(self, make_data):
         data = make_data((10,) * 7)
-        splits = make_splits(data, "group", 0.2, None, 0, blend=True, smooth=False)
+        splits = make_splits(data, "group", 0.2, None, 0, several=True, smooth=False)
         assert len(splits) == 5
         assert sorted(len(split.held_out) for split in splits) == [1, 1, 1, 2, 2]
 
     def test_one_group_cannot_be_held_out(self, make_data):
         with pytest.raises(ValueError, match=r'`validation="group"` needs two groups.*validation="block"'):
-            make_splits(make_data((30,)), "group", 0.2, None, 0, blend=True, smooth=False)
+            make_splits(make_data((30,)), "group", 0.2, None, 0, several=True, smooth=False)
 
     def test_without_a_blend_there_is_one_split(self, make_data):
-        assert len(make_splits(make_data(), "auto", 0.2, None, 0, blend=False, smooth=False)) == 1
-        assert make_splits(make_data(), None, 0.2, None, 0, blend=True, smooth=False) == []
+        assert len(make_splits(make_data(), "auto", 0.2, None, 0, several=False, smooth=False)) == 1
+        assert make_splits(make_data(), None, 0.2, None, 0, several=True, smooth=False) == []
 
     def test_small_slides_are_split_once(self, make_data):
-        (split,) = make_splits(make_data((13,)), "block", 0.3, None, 0, blend=True, smooth=False)
+        (split,) = make_splits(make_data((13,)), "block", 0.3, None, 0, several=True, smooth=False)
         assert len(split.validation) == 4
         with pytest.raises(ValueError, match=r"Holding out 20% of 6 spots leaves.*`max_epochs`"):
-            make_splits(make_data((6,), width=3), "block", 0.2, None, 0, blend=True, smooth=False)
+            make_splits(make_data((6,), width=3), "block", 0.2, None, 0, several=True, smooth=False)

@@ -116,8 +116,7 @@ def predict_spots(
         record["level_sd"] = frame.level_sd.cpu().numpy()
     if seen is not None:
         record["in_training"] = np.array(seen, dtype=object)
-    if trained.warrant is not None:
-        record |= write_warrant(spots, trained.warrant, match)
+    record |= write_warrant(spots, trained.warrant, match)
     spots.write_record(_keys.PREDICT, record)
     return steps, match, seen or []
 

@@ -59,12 +59,20 @@ def _attainable(spots: Spots, measured: pd.DataFrame, record: dict[str, Any]) ->
     return metrics.nan_mean(np.stack(found), 0)
 
 
-def write_warrant(spots: Spots, warrant: "Warrant", match: GeneMatch) -> dict[str, Any]:
-    """Write the warrant of each gene to ``var``, and give what belongs in the record of the prediction."""
+def write_warrant(spots: Spots, warrant: "Warrant | None", match: GeneMatch) -> dict[str, Any]:
+    """Write the warrant of each gene to ``var``, and give what belongs in the record of the prediction.
+
+    Without one, columns of an earlier prediction are removed.
+    """
     adata, key = spots.adata, spots.key
+    parts = {"warrant": "warrant", "pcc_expected": "pcc_expected", "attainable": "pcc_attainable"}
+    if warrant is None:
+        for column in {_keys.score(name, key) for name in parts} & set(adata.var):
+            del adata.var[column]
+        return {}
     genes = warrant.genes
     columns = match.columns[match.present]
-    for name, part in (("warrant", "warrant"), ("pcc_expected", "pcc_expected"), ("attainable", "pcc_attainable")):
+    for name, part in parts.items():
         values = np.full(
             adata.n_vars, "" if name == "warrant" else np.nan, dtype=object if name == "warrant" else float
         )
