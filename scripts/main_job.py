@@ -1,7 +1,7 @@
 """The main job: train on some sections, predict an unseen one, score it, plot it.
 
 Uses the real HER2ST sections if they are available locally (GDML_DATA_DIR) or can be downloaded, else synthetic
-slides, and prints which. Prints the score table and the paths of the figure and the predicted .h5ad.
+slides, and prints which. Prints the score table, how far each gene can be trusted, and the paths of the figure and the predicted .h5ad.
 """
 
 import argparse
@@ -70,9 +70,16 @@ def main() -> None:
     new.write_h5ad(options.out / "predicted.h5ad")
     model.save(options.out / "model", overwrite=True)
 
-    table = pd.DataFrame(scores).T[["pcc_a", "pcc_h", "pcc_h_best", "mse", "mae"]]
+    table = pd.DataFrame(scores).T[["pcc_a", "pcc_attainable", "pcc_h", "pcc_h_best", "mse", "mae"]]
     print(f"\nScores on the unseen slide ({what}):\n{table.round(3).to_string()}")
     print("pcc_h: the 50 genes that were best on the validation split; pcc_h_best: best on this slide (optimistic).\n")
+    genes = new.uns["gdml"]["predict"]["genes"].sort_values("pcc_expected", ascending=False)
+    genes = genes.assign(pcc_found=new.var["gdml_pcc"].reindex(genes.index))
+    shown = pd.concat([genes.head(10), genes.tail(5)])
+    shown = shown[["warrant", "pcc_expected", "pcc_low", "pcc_high", "pcc_attainable", "pcc_found"]]
+    unseen = new.uns["gdml"]["predict"]["unseen"]
+    print(f"The ten best and the five worst genes by what was found on held-out spots ({unseen}) of the training slides:")
+    print(f"{shown.round(2).to_string()}\n")
     print(f"Figure:           {(options.out / 'spatial_pred.png').resolve()}")
     print(f"Predicted slide:  {(options.out / 'predicted.h5ad').resolve()}")
     print(f"Model:            {(options.out / 'model').resolve()}")
