@@ -15,7 +15,7 @@ from gdml._progress import tell
 
 from ._intervals import ERRORS, MIN_GROUPS, PART, deviation, interval, over_what, weighted_mean
 from ._load_comparison import save_comparison
-from ._paired import MOST_EXACT, group_totals, least_p, sign_flip_test
+from ._paired import group_totals, least_p, sign_flip_test
 
 #: Scores in the order of the tables.
 METRICS = ("pcc_a", "pcc_h", "pcc_h_best", "spearman", "mse", "mae")
@@ -183,7 +183,7 @@ class Comparison:
         self,
         reference: str,
         *,
-        metric: str = "pcc_a",
+        metric: str | Sequence[str] = "pcc_a",
         level: float = 0.95,
         n_bootstrap: int = _N_BOOTSTRAP,
         seed: int = 0,
@@ -200,13 +200,13 @@ class Comparison:
         reference
             Label of the model that is subtracted.
         metric
-            One of ``pcc_a``, ``pcc_h``, ``pcc_h_best``, ``spearman``, ``mse``, ``mae``.
+            One or several of ``pcc_a``, ``pcc_h``, ``pcc_h_best``, ``spearman``, ``mse``, ``mae``.
         level, n_bootstrap, seed
             As in :meth:`intervals`; the seed is that of the flips too, which are drawn for more than 16 groups.
 
         Returns
         -------
-        A row for each other model: mean ``difference`` with ``low``, ``high``, ``interval_over``, ``n_groups`` and
+        A row for each metric and other model: mean ``difference`` with ``low``, ``high``, ``interval_over``, ``n_groups`` and
         ``n_slides`` as in :meth:`intervals`, over the slides that both models predicted; ``p_value``, NaN for one group,
         and ``p_least``, the smallest one that so many groups can give; and ``n_better``, the number of these slides on
         which it scores better.
@@ -216,39 +216,45 @@ class Comparison:
         ValueError
             If there is no such model or metric.
         """
-        found = self.differences(reference, metric=metric)
-        rows = []
-        for model in self.models:
-            if model == reference:
-                continue
-            both = found[found["model"] == model].rename(columns={"difference": metric})
-            by_slide = both.groupby("slide")[metric].mean()
-            better = by_slide < 0 if metric in ERRORS else by_slide > 0
-            totals = group_totals(both, metric)
-            rows.append(
-                {
-                    "model": model,
-                    "reference": reference,
-                    "metric": metric,
-                    "difference": weighted_mean(both, metric),
-                    **self._interval(both, metric, level, n_bootstrap, seed),
-                    "p_value": sign_flip_test(totals, seed=seed),
-                    "p_least": least_p(len(totals)),
-                    "n_better": int(better.sum()),
-                }
-            )
+        metrics_asked = [metric] if isinstance(metric, str) else list(metric)
+        rows = [
+            self._compare_pair(model, part, reference, name, level, n_bootstrap, seed)
+            for name in metrics_asked
+            for model, part in self.differences(reference, metric=name).groupby("model", sort=False)
+        ]
         table = pd.DataFrame(rows)
         if len(table) and table["p_least"].min() > 0.05:
-            tell(f"compare: {self.about_test(int(table['n_groups'].max()))}")
+            tell(f"compare: {self._about_test(int(table['n_groups'].max()))}")
         return table
+
+    def _compare_pair(
+        self, model: Any, part: pd.DataFrame, reference: str, metric: str, level: float, n: int, seed: int
+    ) -> dict[str, Any]:
+        """Row of the table of :meth:`compare`."""
+        both = part.rename(columns={"difference": metric})
+        by_slide = both.groupby("slide")[metric].mean()
+        better = by_slide < 0 if metric in ERRORS else by_slide > 0
+        totals = group_totals(both, metric)
+        return {
+            "model": model,
+            "reference": reference,
+            "metric": metric,
+            "difference": weighted_mean(both, metric),
+            **self._interval(both, metric, level, n, seed),
+            "p_value": sign_flip_test(totals, seed=seed),
+            "p_least": least_p(len(totals)),
+            "n_better": int(better.sum()),
+        }
 
     def differences(self, reference: str, *, metric: str = "pcc_a") -> pd.DataFrame:
         """Differences of all other models from one on every slide that both predicted.
 
         Parameters
         ----------
-        reference, metric
+        reference
             As in :meth:`compare`.
+        metric
+            One of those that :meth:`compare` has.
 
         Returns
         -------
@@ -266,19 +272,18 @@ class Comparison:
         base = slides[slides["model"] == reference].set_index(_UNIT)[metric].rename("base")
         found = slides[slides["model"] != reference].join(base, on=_UNIT)
         found["difference"] = found[metric] - found["base"]
-        kept = [name for name in ("model", *_UNIT, "repeat", "group", "n_spots") if name in found]
+        kept = [name for name in ("model", *_UNIT, "repeat", "group", "n_spots") if name in found]  # earlier: no repeat
         return found[[*kept, "difference"]].dropna(subset="difference").reset_index(drop=True)
 
-    def about_test(self, n_groups: int) -> str:
-        """Say what a paired test over so many groups can show."""
+    def _about_test(self, n_groups: int) -> str:
+        """Say what a paired test over so few groups can show."""
         groups = count(n_groups, self.group_key or "slide")
         if n_groups < 2:
-            return f"{groups} allow no paired test." if n_groups != 1 else f"{groups} allows no paired test."
-        if n_groups > MOST_EXACT:
-            return f"{groups}, {2**MOST_EXACT} sign flips drawn at random."
-        least = least_p(n_groups)
-        said = f"{groups} allow {2**n_groups} sign flips, so that no p-value is below {least:.2g}"
-        return f"{said}: more than 0.05, whatever the models." if least > 0.05 else f"{said}."
+            return f"of {groups}, nothing can be tested."
+        return (
+            f"{groups} allow {2**n_groups} sign flips, so that no p-value is below {least_p(n_groups):.2g}, whatever the "
+            "models; six are needed for one below 0.05."
+        )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the comparison to a folder: tables as Parquet, everything else as JSON.

@@ -25,7 +25,7 @@ from .code import code_digest
 from .data import SpotData
 from .fitting import fit_model
 from .folds import Fold
-from .kept import as_trained, is_kept, model_folder
+from .kept import is_kept, keep_model, model_folder
 from .loop import predict
 from .runs import Finished, RunStore
 from .split import Split, make_splits
@@ -351,9 +351,7 @@ def _train_and_predict(
         raise FloatingPointError("The predictions hold NaN or infinite values.")
     high = () if run.validation_pcc is None else metrics.top_genes(run.validation_pcc[None], N_HIGH)
     if plan.models is not None and fabric.is_global_zero:
-        key = provenance_key(plan.record(data, candidate, seed))
-        kept = as_trained(plan, data, candidate, seed, trained, key)
-        kept.save(model_folder(plan.models, candidate.label, key), overwrite=True)
+        keep_model(plan, data, candidate, seed, trained)
     return Finished(prediction, time.perf_counter() - start, n_epochs, tuple(map(int, high)), module.n_parameters)
 
 

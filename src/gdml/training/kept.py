@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gdml import metrics
 from gdml._marker import marked
+from gdml._progress import tell
+from gdml._provenance import provenance_key
 from gdml.models.base import SpotModel
 
 from .loop import Run
@@ -41,6 +43,21 @@ def is_kept(folder: Path, key: str) -> bool:
     """Whether the model of the run with this key lies in the folder."""
     found = marked(folder) or {}
     return found.get("gdml") == "models" and found.get("provenance") == key
+
+
+def keep_model(
+    plan: "Plan", data: "FoldData", candidate: "Candidate", seed: int, fitted: tuple[SpotModel, Run, int]
+) -> None:
+    """Keep the model of a run in ``plan.models``; a failure costs the file, not the scores.
+
+    Parameters are those of :func:`as_trained`.
+    """
+    key = provenance_key(plan.record(data, candidate, seed))
+    folder = model_folder(plan.models, candidate.label, key)  # type: ignore[arg-type]
+    try:
+        as_trained(plan, data, candidate, seed, fitted, key).save(folder, overwrite=True)
+    except OSError as error:
+        tell(f"cross_validate: the model of a run could not be kept ({error}); its scores are not lost.")
 
 
 def as_trained(
