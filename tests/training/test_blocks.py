@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gdml.training.blocks import LEAST_HELD, LEAST_LEARNT, cut_slide, make_blocks
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def on_grid(make_data, rows, cols, *, pitch=1.8, angle=0.0, n_side=3, n_slides=1):
@@ -27,8 +27,8 @@ def on_grid(make_data, rows, cols, *, pitch=1.8, angle=0.0, n_side=3, n_slides=1
 
 grids = st.builds(
     dict,
-    rows=st.integers(8, 24),
-    cols=st.integers(8, 24),
+    rows=st.integers(8, 16),
+    cols=st.integers(8, 16),
     pitch=st.floats(0.7, 2.0),
     angle=st.floats(0, 1.5),
     n_side=st.sampled_from([1, 3, 5]),

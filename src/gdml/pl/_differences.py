@@ -145,6 +145,7 @@ def write_p(ax: Axes, found: Differences, models: Sequence[str], *, vertical: bo
     if found.table["p_value"].isna().all():
         return
     style: dict[str, Any] = {"fontsize": SMALL, "annotation_clip": False}
+    at: dict[str, Any]
     for place, model in enumerate(models):
         if model not in found.table.index:
             continue
@@ -152,10 +153,10 @@ def write_p(ax: Axes, found: Differences, models: Sequence[str], *, vertical: bo
         color = GREY if row["p_least"] > 0.05 else BLACK
         text = p_text(row["p_value"])
         if vertical:
-            where, coords, align = (place, 1.01), ax.get_xaxis_transform(), {"ha": "center", "va": "bottom"}
+            at = {"xy": (place, 1.01), "xycoords": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
         else:
-            where, coords, align = (1.03, place), ax.get_yaxis_transform(), {"ha": "left", "va": "center"}
-        ax.annotate(text, where, xycoords=coords, color=color, **align, **style)
+            at = {"xy": (1.03, place), "xycoords": ax.get_yaxis_transform(), "ha": "left", "va": "center"}
+        ax.annotate(text, color=color, **at, **style)
     if vertical:
         ax.annotate("P", (-0.02, 1.01), xycoords="axes fraction", ha="right", va="bottom", fontstyle="italic", **style)
     else:

@@ -384,11 +384,11 @@ class Comparison:
 
     @property
     def _of_slides(self) -> pd.DataFrame:
-        """Scores with the group of each slide; under "hest-bench" all test spots of a fold stand for one slide."""
+        """Scores with the group of each slide; under "hest-bench" the test slides of a fold stand for one."""
         scores = self.scores
         if "group" not in scores:
             scores = scores.assign(group=scores["slide"])
-        if self.protocol == "hest-bench":
+        if self.protocol == "hest-bench" and self.held_out != PART:
             scores = scores.assign(slide=scores["fold"])
         return scores
 
