@@ -18,7 +18,7 @@ def mark(folder: Path, kind: str, **about: Any) -> None:
     folder
         Existing folder.
     kind
-        What it holds: ``"features"``, ``"models"``, ``"runs"``, ``"her2st"`` or ``"synthetic"``.
+        What it holds: ``"features"``, ``"models"``, ``"runs"``, ``"comparison"``, ``"her2st"`` or ``"synthetic"``.
     **about
         Plain values. ``name``, ``encoder`` and ``image`` are columns of :meth:`gdml.settings.list_cache`. ``files``
         names the files, relative to ``folder``, that gdml wrote into a folder where users may keep their own;

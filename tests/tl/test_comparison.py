@@ -1,8 +1,13 @@
 """Tables of a comparison, against loops over its scores."""
 
+import itertools
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gdml.tl import Comparison
 
@@ -132,6 +137,109 @@ def test_differences_are_paired_by_slide(result):
     assert (row["n_better"], row["n_slides"]) == (3, 3)
     (lower,) = result.compare("good", metric="mse").to_dict("records")
     assert lower["difference"] > 0 and lower["n_better"] == 0  # a smaller error is better
+
+
+def test_the_p_value_counts_all_sign_flips(result):
+    """Against a loop over all signs; slides are the groups, since none were named."""
+    for metric in ("pcc_a", "mse"):
+        rows = result.differences("poor", metric=metric)
+        weight = rows.n_spots if metric == "mse" else pd.Series(1.0, rows.index)
+        totals = (weight * rows.difference).groupby(rows.slide).sum()
+        (row,) = result.compare("poor", metric=metric).to_dict("records")
+        assert row["p_value"] == pytest.approx(by_flips(list(totals)))
+        assert row["p_least"] == 2 / 2**3
+
+
+def by_flips(totals):
+    """Share of all sign flips whose sum is at least as far from zero."""
+    observed, as_far, n = abs(sum(totals)), 0, 0
+    for signs in itertools.product((1, -1), repeat=len(totals)):
+        flipped = abs(sum(sign * value for sign, value in zip(signs, totals, strict=True)))
+        as_far += flipped >= observed - 1e-9
+        n += 1
+    return as_far / n
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(-20, 20), min_size=2, max_size=8))
+def test_sign_flips_are_those_of_the_loop(totals):
+    from gdml.tl._paired import least_p, sign_flip_test
+
+    found = sign_flip_test(totals)
+    assert found == pytest.approx(by_flips(totals))
+    assert found >= least_p(len(totals)) - 1e-12
+
+
+def test_many_groups_are_tested_with_drawn_flips():
+    from gdml.tl._paired import least_p, sign_flip_test
+
+    rng = np.random.default_rng(0)
+    totals = rng.normal(0.35, 1, 25)
+    assert sign_flip_test(totals) == sign_flip_test(totals)
+    # the sum of signed values is nearly normal: two sides of it
+    z = abs(totals.sum()) / np.sqrt((totals**2).sum())
+    assert sign_flip_test(totals) == pytest.approx(math.erfc(z / 2**0.5), abs=0.02)
+    assert sign_flip_test(np.ones(25)) <= 1e-4 and least_p(25) == least_p(16)
+    assert np.isnan(sign_flip_test([1.0])) and least_p(1) == 1.0
+
+
+def test_too_few_groups_for_a_small_p_value_are_told(monkeypatch):
+    told = []
+    monkeypatch.setattr("gdml.tl._comparison.tell", told.append)
+    (row,) = of_groups(dict.fromkeys("ABCDE", 3)).compare("a").to_dict("records")
+    assert row["p_value"] == row["p_least"] == 1 / 16  # b is better in all five
+    assert "5 patients allow 32 sign flips" in told[0] and "no p-value is below 0.062" in told[0]
+    (row,) = of_groups({"A": 6}).compare("a").to_dict("records")
+    assert np.isnan(row["p_value"]) and "of 1 patient, nothing can be tested" in told[1]
+    (row,) = of_groups(dict.fromkeys("ABCDEF", 3)).compare("a").to_dict("records")
+    assert row["p_value"] == 1 / 32 and len(told) == 2
+
+
+def test_slides_of_a_patient_are_flipped_together():
+    """Twelve slides of two patients are no twelve patients."""
+    two = of_groups({"A": 6, "B": 6})
+    assert two.compare("a").p_value.item() == 0.5
+    alone = Comparison(two.scores.assign(group=two.scores.slide), two.runs, "nested")
+    assert alone.compare("a").p_value.item() == 2 / 2**12
+
+
+def test_several_metrics_are_compared_at_once(result):
+    table = result.compare("poor", metric=["pcc_a", "mse"])
+    one = pd.concat([result.compare("poor"), result.compare("poor", metric="mse")], ignore_index=True)
+    pd.testing.assert_frame_equal(table, one)
+
+
+def of_blocks(n_slides, n_blocks, n_repeats=1, seed=0):
+    """Scores of one gene of one model in blocks of slides."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"model": "a", "fold": f"repeat {r}, block {b}", "repeat": r, "seed": r, "slide": f"S{s}", "group": f"S{s}",
+         "gene": "g", "n_spots": 10, "pcc": rng.normal(), "spearman": 0.0, "mse": 1.0, "mae": 1.0, "high": True}
+        for r in range(n_repeats) for b in range(n_blocks) for s in range(n_slides)
+    ]  # fmt: skip
+    scores = pd.DataFrame(rows)
+    runs = scores[["model", "fold", "seed"]].drop_duplicates(ignore_index=True)
+    runs = runs.assign(status="done", error="", epoch=1, seconds=1.0, parameters=1)
+    return Comparison(scores, runs, "nested", held_out="unseen part of a known slide")
+
+
+def test_blocks_of_one_slide_have_an_interval_of_their_own():
+    result = of_blocks(1, 4)
+    values = result.scores.pcc.to_numpy()
+    ways = np.stack(np.meshgrid(*[values] * 4)).reshape(4, -1).mean(0)
+    found = result.intervals(n_bootstrap=20_000).set_index("metric").loc["pcc_a"]
+    assert (found.interval_over, found.n_slides, found.n_groups) == ("blocks", 1, 1)
+    np.testing.assert_allclose([found.low, found.high], np.quantile(ways, [0.025, 0.975]), atol=0.05)
+    assert "4 blocks of 1 slide" in repr(result) and "nothing about another slide" in repr(result)
+    assert set(of_blocks(5, 3).intervals().interval_over) == {"slides"}
+
+
+def test_repeats_of_blocks_do_not_narrow_the_interval():
+    width = lambda result: result.intervals().set_index("metric").loc["pcc_a", ["low", "high"]].diff().iloc[1]
+    many = of_blocks(1, 4, n_repeats=12)
+    as_if_independent = many.scores.pcc.std() / np.sqrt(48) * 3.92
+    of_one = many.scores.pcc.std() / np.sqrt(4) * 3.92
+    assert 0.8 * of_one < width(many) < 1.2 * of_one and width(many) > 2 * as_if_independent
 
 
 def test_a_model_that_failed_on_a_fold_is_compared_on_the_others(result, scores):

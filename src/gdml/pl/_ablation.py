@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from ._common import BLACK, GREY, bare, finish, given_axes
+from ._paired_panels import draw_ablation
 from ._results import (
     LINE_STYLE,
     MEAN_STYLE,
@@ -45,6 +46,7 @@ def ablation(
     *,
     metric: str = "pcc_a",
     fields: str | Sequence[str] | None = None,
+    reference: str | None = None,
     ax: Axes | Sequence[Axes] | NDArray[Any] | None = None,
     show: bool | None = None,
     return_fig: bool | None = None,
@@ -55,6 +57,8 @@ def ablation(
     marks the default value, a dashed line its mean. Numbers are sorted and equally spaced. The legend says what the
     intervals are over. If the protocol makes scores optimistic, a warning is written above the panels.
 
+    With ``reference``, paired differences from that variant are drawn instead, as in :func:`gdml.pl.benchmark`.
+
     Parameters
     ----------
     result
@@ -63,6 +67,8 @@ def ablation(
         ``"pcc_a"``, ``"pcc_h"``, ``"pcc_h_best"``, ``"spearman"``, ``"mse"`` or ``"mae"``.
     fields
         Fields to draw; by default all that were varied.
+    reference
+        Draw differences from this variant, most often the unchanged model: ``reference="gene-dml"``.
     ax
         Axes to draw on, one per field; a new figure by default.
     show
@@ -81,7 +87,7 @@ def ablation(
     KeyError
         If a field was not varied.
     ValueError
-        If the metric is unknown, nothing was varied, or ``ax`` has another number of axes.
+        If the metric or ``reference`` is unknown, nothing was varied, or ``ax`` has another number of axes.
 
     Examples
     --------
@@ -98,6 +104,10 @@ def ablation(
         raise ValueError("`result` holds the default only; pass fields and their values to gdml.tl.ablate.")
     fields = varied if fields is None else check_names("fields", fields, varied)
     steps = [_steps(result.variants, field) for field in fields]
+    if reference is not None:
+        axes = draw_ablation(result, reference, metric, dict(zip(fields, steps, strict=True)), ax)
+        draw_note(result, axes, own_figure=ax is None)
+        return finish(np.array(axes, dtype=object), show, return_fig)
     means = result.intervals()
     means = means[means["metric"] == metric].set_index("model")
     slides = result.slides()

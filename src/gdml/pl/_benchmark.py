@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gdml._errors import count
 
 from ._common import BLACK, GREY, bare, finish, given_axes, model_names
+from ._paired_panels import draw_benchmark
 from ._results import (
     ERRORS,
     LINE_STYLE,
@@ -41,6 +42,7 @@ def benchmark(
     order: Sequence[str] | None = None,
     labels: Mapping[str, str] | None = None,
     floor: str | None = "ridge",
+    reference: str | None = None,
     ax: Axes | Sequence[Axes] | NDArray[Any] | None = None,
     show: bool | None = None,
     return_fig: bool | None = None,
@@ -50,6 +52,10 @@ def benchmark(
     The legend says what the intervals are over: groups (such as patients), or slides if there are fewer than five
     groups. A slide has the same height in every row, so that it can be followed from model to model. If the protocol
     makes scores optimistic, as ``"paper"`` does, a warning is written above the panels.
+
+    With ``reference``, paired differences from that model are drawn instead: the mean with its interval, a dot for each
+    group, a line at zero, and the p-value of :meth:`gdml.tl.Comparison.compare`, grey where so few groups allow none
+    below 0.05. The figure is made to be printed at its own size, 85 to 180 mm wide.
 
     Parameters
     ----------
@@ -66,6 +72,8 @@ def benchmark(
         Names of the models to write instead of their labels.
     floor
         Baseline model: a dashed line marks its mean. None, or a model that was not compared: no line.
+    reference
+        Draw the differences of all other models from this one, slide by slide, over all folds together.
     ax
         Axes to draw on, one per panel, fold after fold; a new figure by default.
     show
@@ -84,16 +92,23 @@ def benchmark(
     KeyError
         If a fold or a model is unknown.
     ValueError
-        If a metric is unknown, or ``ax`` has another number of axes.
+        If a metric or ``reference`` is unknown, ``folds`` is given with it, or ``ax`` has another number of axes.
 
     Examples
     --------
     >>> import gdml
     >>> result = gdml.tl.cross_validate(adata, model=["ridge", "gene-dml"], group_key="patient")  # doctest: +SKIP
     >>> gdml.pl.benchmark(result, metrics=["pcc_a", "mse"])  # doctest: +SKIP
+    >>> gdml.pl.benchmark(result, reference="ridge")  # doctest: +SKIP
     """
     check_result(result, "intervals", "slides", "optimistic", "note", "protocol")
     metrics = check_metrics(metrics)
+    if reference is not None:
+        if folds is not None:
+            raise ValueError("`folds` can't be combined with `reference`: differences are over all folds together.")
+        axes = draw_benchmark(result, reference, metrics, order, labels, ax)
+        draw_note(result, axes, own_figure=ax is None)
+        return finish(np.array(axes, dtype=object), show, return_fig)
     slides, pooled = result.slides(), result.intervals()
     models = _ranked(pooled, metrics[0])
     runs = getattr(result, "runs", pd.DataFrame({"model": models, "status": "done"}))

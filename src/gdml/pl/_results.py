@@ -163,7 +163,7 @@ def mean_label(result: Any, means: pd.DataFrame) -> str:
     result
         Result of a comparison; its ``group_key`` names the groups.
     means
-        Rows of its ``intervals()``, with ``interval_over`` (``"groups"`` or ``"slides"``), ``n_groups`` and
+        Rows of its ``intervals()``, with ``interval_over`` (``"groups"``, ``"slides"`` or ``"blocks"``), ``n_groups`` and
         ``n_slides`` if the result has them.
     """
     if not {"interval_over", "n_groups", "n_slides"} <= set(means):
@@ -176,8 +176,12 @@ def mean_label(result: Any, means: pd.DataFrame) -> str:
     groups = counted("n_groups", str(getattr(result, "group_key", None) or "group"))
     slides = counted("n_slides", "slide")
     over = means["interval_over"].dropna().astype(str)
+    over = over[over != ""]
     if over.empty:
         return f"mean ({slides}, {groups})"
+    if over.str.startswith("block").all():
+        n_blocks = len(result.slides()[["fold", "slide"]].drop_duplicates())
+        return f"mean, interval over\n{count(n_blocks, 'block')} ({slides})"
     if over.str.startswith("group").all():
         return f"mean, interval over\n{groups}"
     return f"mean, interval over\n{slides} ({groups})"

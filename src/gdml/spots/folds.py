@@ -1,6 +1,7 @@
 """The data of each fold: panel, normalisation and expression from its training slides, features shared by all."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from gdml._errors import did_you_mean
 from gdml._provenance import counts_digest, row_digests
 from gdml.expression import Normalization, as_normalization
 from gdml.training.compare import FoldData, Slide
+from gdml.training.data import SpotData
 from gdml.training.folds import Fold
 
 from .data import panel_counts, spot_data, total_counts
 from .measured import measured_expression
 from .panel import choose_panel
-from .provenance import slide_key
+from .provenance import encoder_record, fingerprint, slide_key, tile_geometry
 from .resolve import Spots
 
 _SWITCHES = ("order", "target_sum", "log", "smooth")
@@ -61,12 +63,15 @@ class FoldMaker:
                 slide.group,
                 slide_key(spots, slide.name, counts=counts),
                 counts_digest([counts[row] for row in spots.slides[slide.name]]),
+                fingerprint(spots, slide.name),
             )
             for slide in self.spots.slides
         }
+        self.features = encoder_record(spots)
+        self.tiles = tile_geometry(spots.record(_keys.TILES))
 
     def panel(self, fold: Fold) -> list[str]:
-        """Choose the panel of a fold on its training slides; that of HEST-bench on all slides, as its authors do.
+        """Choose the panel of a fold on its training spots; that of HEST-bench on all spots, as its authors do.
 
         Raises
         ------
@@ -75,7 +80,7 @@ class FoldMaker:
         """
         rule = self._panel_rule
         on_all = rule.get("method") == "hest"
-        rows = None if on_all else np.sort(np.concatenate([self._resolved.slides[slide] for slide in fold.train]))
+        rows = None if on_all else np.sort(np.concatenate(fold.rows_to_learn(self._resolved.slides)))
         try:
             chosen, _ = choose_panel(self._resolved, layer=self.layer, rows=rows, **rule)
         except ValueError as error:
@@ -84,22 +89,39 @@ class FoldMaker:
 
     def make(self, fold: Fold, panel: list[str]) -> FoldData:
         """Bring the expression of the panel genes to scale, slide by slide, for all slides of the fold."""
-        names = [*fold.train, *fold.test]
-        rows = [self._resolved.slides[slide] for slide in names]
+        slides = self._resolved.slides
+        names, learnt = [*fold.train, *fold.test], len(fold.train)
+        rows = [*fold.rows_to_learn(slides), *fold.rows_to_score(slides)]
         expression = np.empty((sum(map(len, rows)), len(panel)), np.float32)
         counts = np.empty_like(expression) if self._with_counts else None
         start = 0
-        for of_slide in rows:
-            part = slice(start, start := start + len(of_slide))
-            expression[part] = measured_expression(
-                self._resolved, panel, self.normalization, layer=self.layer, rows=of_slide
-            )
+        for i, (name, of_part) in enumerate(zip(names, rows, strict=True)):
+            part = slice(start, start := start + len(of_part))
+            # of the whole slide, since labels may be averages over neighbours
+            found = measured_expression(
+                self._resolved, panel, self.normalization, layer=self.layer, rows=slides[name]
+            ).to_numpy()
+            expression[part] = found if fold.cut is None else found[fold.cut[name][i >= learnt]]
             if counts is not None:
-                counts[part] = panel_counts(self._resolved, pd.Index(panel), self.layer, of_slide)
-        both = self.spots.select([self.spots.names.index(slide) for slide in names])
+                counts[part] = panel_counts(self._resolved, pd.Index(panel), self.layer, of_part)
+        both = self._parts(fold)
         both.expression = torch.from_numpy(expression)
         both.counts = None if counts is None else torch.from_numpy(counts)
-        return FoldData(fold, both, np.concatenate(rows[len(fold.train) :]), panel)
+        return FoldData(fold, both, np.concatenate(rows[learnt:]), panel)
+
+    def _parts(self, fold: Fold) -> SpotData:
+        """Spots of the training slides, or of the parts of slides to learn from, then of those to score."""
+        number = {name: i for i, name in enumerate(self.spots.names)}
+        if fold.cut is None:
+            return self.spots.select([number[name] for name in (*fold.train, *fold.test)])
+        of = {slide.name: slide for slide in self.spots.slides}
+        known = {name: of[name].take(fold.cut[name][0]) for name in fold.train}
+        # the slide of a block is known: its units are those of the part that is learnt from
+        held = [of[name].take(fold.cut[name][1], known=known[name]) for name in fold.test]
+        of_cut = [self.spots.rows_of(number[name])[fold.cut[name][0]] for name in fold.train]
+        of_cut += [self.spots.rows_of(number[name])[fold.cut[name][1]] for name in fold.test]
+        depth = None if self.spots.depth is None else self.spots.depth[torch.cat(of_cut)]
+        return replace(self.spots, slides=[*known.values(), *held], depth=depth)
 
 
 def fold_normalization(spots: Spots, normalize: Mapping[str, Any]) -> tuple[dict[str, Any], Normalization, str | None]:

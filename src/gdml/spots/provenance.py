@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gdml import _keys
@@ -15,6 +16,27 @@ from .resolve import Spots
 def fingerprint(spots: Spots, slide: str) -> str:
     """Fingerprint of the image of a slide, as it was tiled or embedded."""
     return str((spots.record(_keys.TILES) or {})["slides"][slide]["fingerprint"])
+
+
+def encoder_record(spots: Spots) -> dict[str, Any]:
+    """Give the encoder of the features as a model keeps it: what was recorded, less where the features lie."""
+    features = spots.record(_keys.FEATURES) or {}
+    return plain({k: v for k, v in features.items() if k not in ("stores", "keys", "obsm")})
+
+
+def tile_geometry(tiles: Any) -> dict[str, Any]:
+    """Geometry of tiles that a model depends on; ``tile_um`` is None for native pixels."""
+    um = float(tiles["tile_um"])
+    return {
+        "tile_um": um if np.isfinite(um) else None,
+        "tile_px": int(tiles["tile_px"]),
+        "n_side": int(tiles["n_side"]),
+    }
+
+
+def plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Python numbers, strings and lists instead of numpy's, which h5ad returns and JSON refuses."""
+    return {k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in record.items()}
 
 
 def slide_key(spots: Spots, slide: str, *, counts: Sequence[bytes] | None = None) -> str:

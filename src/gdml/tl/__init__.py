@@ -9,11 +9,22 @@ if TYPE_CHECKING:
     from ._cross_validate import cross_validate
     from ._evaluate import evaluate
     from ._fit import fit
+    from ._load_comparison import load_comparison
     from ._predict import predict
     from ._predict_slides import predict_slides
     from ._retrieve import retrieve
 
-__all__ = ["Comparison", "ablate", "cross_validate", "evaluate", "fit", "predict", "predict_slides", "retrieve"]
+__all__ = [
+    "Comparison",
+    "ablate",
+    "cross_validate",
+    "evaluate",
+    "fit",
+    "load_comparison",
+    "predict",
+    "predict_slides",
+    "retrieve",
+]
 
 _MODULES = {name: f"_{name.lower()}" for name in __all__}
 

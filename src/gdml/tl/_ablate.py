@@ -17,8 +17,8 @@ from ._cross_validate import as_comparison, compare_models
 
 _FABRIC = ("device", "precision", "devices", "strategy", "num_nodes")
 _OPTIONS = (
-    *("group_key", "folds", "protocol", "seeds", "normalize", "validation", "validation_fraction"),
-    *("allow_shared_groups", "save_to", *_FABRIC),
+    *("group_key", "folds", "n_folds", "n_repeats", "protocol", "seeds", "normalize", "validation"),
+    *("validation_fraction", "allow_shared_groups", "save_to", "keep_models", *_FABRIC),
 )
 Grid = Mapping[str, Sequence[Any] | Mapping[str, Mapping[str, Any]]]
 

@@ -1,5 +1,6 @@
 """What a comparison of models found: scores of every run, and the tables made of them."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,19 +8,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gdml import metrics
 from gdml._errors import count, did_you_mean
+from gdml._progress import tell
+
+from ._intervals import ERRORS, MIN_GROUPS, PART, deviation, interval, over_what, weighted_mean
+from ._load_comparison import save_comparison
+from ._paired import group_totals, least_p, sign_flip_test
 
 #: Scores in the order of the tables.
 METRICS = ("pcc_a", "pcc_h", "pcc_h_best", "spearman", "mse", "mae")
-_ERRORS = ("mse", "mae")  # means over spots, where the others are means over slides
 _UNIT = ["fold", "slide"]
 _OVER = ["interval_over", "n_groups", "n_slides"]
 N_HIGH = 50
-#: Groups that an interval over groups needs at least: fewer say next to nothing about the next patient.
-MIN_GROUPS = 5
 _N_BOOTSTRAP = 2000
 
 
@@ -30,13 +32,13 @@ class Comparison:
     Parameters
     ----------
     scores
-        A row for each model, fold, seed, slide and gene: ``group`` of the slide, ``pcc``, ``spearman`` (NaN where the
+        A row for each model, fold, seed, slide and gene: ``repeat`` of the fold, ``group`` of the slide, ``pcc``, ``spearman`` (NaN where the
         gene is constant), ``mse``, ``mae``, ``n_spots`` of the slide, and ``high``, whether the gene is among the 50
         best on the run's validation split.
     runs
-        A row for each model, fold and seed: ``status`` (``"done"`` or ``"failed"``), ``error``, ``epoch``,
-        ``seconds``, ``parameters``, ``n_train``, ``n_test``, ``n_genes``, ``n_constant`` (genes without variance in a
-        test slide, left out of correlations).
+        A row for each model, fold and seed: ``status`` (``"done"`` or ``"failed"``), ``error``, ``saved`` (folder of the
+        model where it was kept, else empty), ``epoch``, ``seconds``, ``parameters``, ``n_train``, ``n_test``,
+        ``n_genes``, ``n_constant`` (genes without variance in a test slide, left out of correlations).
     protocol
         ``"nested"``, ``"paper"`` or ``"hest-bench"``.
     note
@@ -47,6 +49,9 @@ class Comparison:
         Of an ablation: the values of the varied fields by model.
     group_key
         Column that the groups come from; None where each slide is its own group.
+    held_out
+        What the scores are of: ``"unseen patient"`` (the name of ``group_key``), ``"unseen slide"``, or
+        ``"unseen part of a known slide"``.
     """
 
     scores: pd.DataFrame
@@ -56,6 +61,7 @@ class Comparison:
     optimistic: bool = False
     variants: pd.DataFrame = field(default_factory=pd.DataFrame)
     group_key: str | None = None
+    held_out: str = ""
 
     def __repr__(self) -> str:
         parts = [f"Comparison: {self.line()}", self.note, self._about_intervals()]
@@ -69,18 +75,24 @@ class Comparison:
         return f"<p>{self.line()}</p>{note}<p>{self._about_intervals()}</p>{table}"
 
     def line(self) -> str:
-        """Describe the comparison in one line: models, runs, failures and protocol."""
+        """Describe the comparison in one line: models, runs, failures, protocol, and what was held out."""
         done = int((self.runs["status"] == "done").sum())
         failed = f", {len(self.runs) - done} FAILED, see .runs" if done < len(self.runs) else ""
         models = count(self.runs["model"].nunique(), "model")
-        return f"{models}, {done} of {len(self.runs)} runs{failed}, protocol {self.protocol!r}"
+        of = f", scored on {'an' if self.held_out[:1] in 'aeiou' else 'a'} {self.held_out}" if self.held_out else ""
+        return f"{models}, {done} of {len(self.runs)} runs{failed}, protocol {self.protocol!r}{of}"
 
     def _about_intervals(self) -> str:
         """Say what the intervals are over."""
-        slides = self._of_slides
-        if slides["slide"].nunique() < 2:
+        slides = self._of_slides.drop_duplicates(["fold", "slide"])
+        over = over_what(slides, self.group_key, blocks=self.held_out == PART)
+        if not over["interval_over"]:
             return ""
-        over = _over(slides, self.group_key)
+        if over["interval_over"] == "blocks":
+            return (
+                f"Intervals over blocks: {count(len(slides), 'block')} of {count(over['n_slides'], 'slide')}. They say how "
+                "much a score depends on the part of the slide, and nothing about another slide."
+            )
         text = f"Intervals over {over['interval_over']}: {count(over['n_slides'], 'slide')}"
         if self.group_key is None:
             return f"{text}, each taken for its own group."
@@ -113,6 +125,8 @@ class Comparison:
         by_slide = self._by_seed.groupby(keys, sort=False)
         found = by_slide.mean(numeric_only=True).drop(columns="seed").astype({"n_spots": int})
         found.insert(0, "group", by_slide["group"].first())
+        if "repeat" in found:
+            found["repeat"] = found["repeat"].astype(int)
         return found.reset_index()
 
     def intervals(
@@ -123,8 +137,9 @@ class Comparison:
         Slides of one group resemble each other, so whole groups are drawn with replacement (cluster bootstrap,
         percentile intervals; Efron 1979, Field and Welsh 2007). Where there are fewer than five groups, or none were
         named, there is no interval over groups, and slides are drawn: such an interval says nothing about other
-        patients. A slide that is scored in several folds is drawn with all of its scores. The same draws serve
-        all models.
+        patients. A slide that is scored in several folds is drawn with all of its scores. Where blocks of fewer than
+        five slides were held out, blocks are drawn: such an interval says nothing about other slides. The same draws
+        serve all models.
 
         Parameters
         ----------
@@ -140,9 +155,10 @@ class Comparison:
         Returns
         -------
         A row for each model and metric (and fold): ``mean``, over slides (errors: over spots); ``low`` and ``high``,
-        NaN where there is one slide; ``interval_over``, ``"groups"`` or ``"slides"`` (``""`` without an interval);
-        ``n_groups`` and ``n_slides`` that the mean is over; ``sd_folds``, standard deviation of the folds' means;
-        ``sd_seeds``, standard deviation over seeds of the mean.
+        NaN where there is one slide; ``interval_over``, ``"groups"``, ``"slides"`` or ``"blocks"`` (``""`` without an
+        interval); ``n_groups`` and ``n_slides`` that the mean is over; ``sd_folds``, standard deviation of the folds'
+        means; ``sd_seeds``, standard deviation of the mean over seeds, which are those of the repeats where there are
+        several.
         """
         slides, by_seed = self.slides(), self._by_seed
         keys = ["fold", "model"] if by_fold else ["model"]
@@ -155,10 +171,10 @@ class Comparison:
                     {
                         **dict(zip(keys, key, strict=True)),
                         "metric": metric,
-                        "mean": _mean(scored, metric),
-                        **_interval(scored, metric, self.group_key, level, n_bootstrap, seed),
-                        "sd_folds": _sd([_mean(p, metric) for _, p in part.groupby("fold")]),
-                        "sd_seeds": _sd([_mean(p, metric) for _, p in here.groupby("seed")]),
+                        "mean": weighted_mean(scored, metric),
+                        **self._interval(scored, metric, level, n_bootstrap, seed),
+                        "sd_folds": deviation([weighted_mean(p, metric) for _, p in part.groupby("fold")]),
+                        "sd_seeds": deviation([weighted_mean(p, metric) for _, p in here.groupby("seed")]),
                     }
                 )
         return pd.DataFrame(rows)
@@ -167,27 +183,82 @@ class Comparison:
         self,
         reference: str,
         *,
-        metric: str = "pcc_a",
+        metric: str | Sequence[str] = "pcc_a",
         level: float = 0.95,
         n_bootstrap: int = _N_BOOTSTRAP,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """Differences of all other models from one, slide by slide.
+        """Differences of all other models from one, slide by slide, with a test over groups.
+
+        The p-value is that of all sign flips of the groups' differences (:math:`2^K` for K groups; where ``group_key`` is
+        None, each slide is a group): two-sided, and never below :math:`2 / 2^K`. With fewer than six groups no
+        p-value below 0.05 exists, whatever the models: a line says so. Slides and blocks of one group are not tested
+        against each other, since they are not independent.
 
         Parameters
         ----------
         reference
             Label of the model that is subtracted.
         metric
-            One of ``pcc_a``, ``pcc_h``, ``pcc_h_best``, ``spearman``, ``mse``, ``mae``.
+            One or several of ``pcc_a``, ``pcc_h``, ``pcc_h_best``, ``spearman``, ``mse``, ``mae``.
         level, n_bootstrap, seed
-            As in :meth:`intervals`.
+            As in :meth:`intervals`; the seed is that of the flips too, which are drawn for more than 16 groups.
 
         Returns
         -------
-        A row for each other model: mean ``difference`` with ``low``, ``high``, ``interval_over``, ``n_groups`` and
-        ``n_slides`` as in :meth:`intervals`, over the slides that both models predicted, and ``n_better``, the number of
-        these slides on which it scores better.
+        A row for each metric and other model: mean ``difference`` with ``low``, ``high``, ``interval_over``, ``n_groups`` and
+        ``n_slides`` as in :meth:`intervals`, over the slides that both models predicted; ``p_value``, NaN for one group,
+        and ``p_least``, the smallest one that so many groups can give; and ``n_better``, the number of these slides on
+        which it scores better.
+
+        Raises
+        ------
+        ValueError
+            If there is no such model or metric.
+        """
+        metrics_asked = [metric] if isinstance(metric, str) else list(metric)
+        rows = [
+            self._compare_pair(model, part, reference, name, level, n_bootstrap, seed)
+            for name in metrics_asked
+            for model, part in self.differences(reference, metric=name).groupby("model", sort=False)
+        ]
+        table = pd.DataFrame(rows)
+        if len(table) and table["p_least"].min() > 0.05:
+            tell(f"compare: {self._about_test(int(table['n_groups'].max()))}")
+        return table
+
+    def _compare_pair(
+        self, model: Any, part: pd.DataFrame, reference: str, metric: str, level: float, n: int, seed: int
+    ) -> dict[str, Any]:
+        """Row of the table of :meth:`compare`."""
+        both = part.rename(columns={"difference": metric})
+        by_slide = both.groupby("slide")[metric].mean()
+        better = by_slide < 0 if metric in ERRORS else by_slide > 0
+        totals = group_totals(both, metric)
+        return {
+            "model": model,
+            "reference": reference,
+            "metric": metric,
+            "difference": weighted_mean(both, metric),
+            **self._interval(both, metric, level, n, seed),
+            "p_value": sign_flip_test(totals, seed=seed),
+            "p_least": least_p(len(totals)),
+            "n_better": int(better.sum()),
+        }
+
+    def differences(self, reference: str, *, metric: str = "pcc_a") -> pd.DataFrame:
+        """Differences of all other models from one on every slide that both predicted.
+
+        Parameters
+        ----------
+        reference
+            As in :meth:`compare`.
+        metric
+            One of those that :meth:`compare` has.
+
+        Returns
+        -------
+        A row for each other model, fold and slide: ``group``, ``n_spots`` and ``difference``.
 
         Raises
         ------
@@ -197,28 +268,46 @@ class Comparison:
         for name, value, known in (("reference", reference, self.models), ("metric", metric, METRICS)):
             if value not in known:
                 raise ValueError(f"`{name}` is {value!r}. {did_you_mean(value, known)}")
-        slides = self.slides().set_index(_UNIT)
-        base = slides.loc[slides["model"] == reference]
-        rows = []
-        for model in self.models:
-            if model == reference:
-                continue
-            other = slides.loc[slides["model"] == model]
-            both = other[["group", "n_spots"]].join((other[metric] - base[metric]).rename(metric))
-            both = both.dropna().reset_index()
-            by_slide = both.groupby("slide")[metric].mean()
-            better = by_slide < 0 if metric in _ERRORS else by_slide > 0
-            rows.append(
-                {
-                    "model": model,
-                    "reference": reference,
-                    "metric": metric,
-                    "difference": _mean(both, metric),
-                    **_interval(both, metric, self.group_key, level, n_bootstrap, seed),
-                    "n_better": int(better.sum()),
-                }
-            )
-        return pd.DataFrame(rows)
+        slides = self.slides()
+        base = slides[slides["model"] == reference].set_index(_UNIT)[metric].rename("base")
+        found = slides[slides["model"] != reference].join(base, on=_UNIT)
+        found["difference"] = found[metric] - found["base"]
+        kept = [name for name in ("model", *_UNIT, "repeat", "group", "n_spots") if name in found]  # earlier: no repeat
+        return found[[*kept, "difference"]].dropna(subset="difference").reset_index(drop=True)
+
+    def _about_test(self, n_groups: int) -> str:
+        """Say what a paired test over so few groups can show."""
+        groups = count(n_groups, self.group_key or "slide")
+        if n_groups < 2:
+            return f"of {groups}, nothing can be tested."
+        return (
+            f"{groups} allow {2**n_groups} sign flips, so that no p-value is below {least_p(n_groups):.2g}, whatever the "
+            "models; six are needed for one below 0.05."
+        )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the comparison to a folder: tables as Parquet, everything else as JSON.
+
+        The folder is written completely or not at all; :func:`gdml.tl.load_comparison` reads it.
+
+        Parameters
+        ----------
+        path
+            Folder to create.
+        overwrite
+            Replace a comparison that is saved there.
+
+        Raises
+        ------
+        FileExistsError
+            If ``path`` exists, and is not a saved comparison or ``overwrite`` is False.
+        OSError
+            If the folder cannot be written.
+        """
+        save_comparison(self, path, overwrite=overwrite)
+
+    def _interval(self, slides: pd.DataFrame, metric: str, level: float, n: int, seed: int) -> dict[str, Any]:
+        return interval(slides, metric, self.group_key, level, n, seed, blocks=self.held_out == PART)
 
     def summary(self, metrics: Sequence[str] = METRICS, *, by_fold: bool = False) -> pd.DataFrame:
         """Tabulate means with their intervals.
@@ -279,7 +368,9 @@ class Comparison:
         keys = ["model", "seed", *_UNIT]
         scores = self._of_slides.merge(self._best_genes, on=["model", "seed", "gene"], how="left")
         scores["best"] = scores["best"].eq(True)
+        repeat = {"repeat": ("repeat", "first")} if "repeat" in scores else {}
         found = scores.groupby(keys, sort=False).agg(
+            **repeat,
             group=("group", "first"),
             n_spots=("n_spots", "first"),
             pcc_a=("pcc", "mean"),
@@ -289,15 +380,15 @@ class Comparison:
         )
         for name, chosen in (("pcc_h", "high"), ("pcc_h_best", "best")):
             found[name] = scores[scores[chosen]].groupby(keys)["pcc"].mean()
-        return found.reset_index()[[*keys, "group", "n_spots", *METRICS]]
+        return found.reset_index()[[*keys, *repeat, "group", "n_spots", *METRICS]]
 
     @property
     def _of_slides(self) -> pd.DataFrame:
-        """Scores with the group of each slide; under "hest-bench" all test spots of a fold stand for one slide."""
+        """Scores with the group of each slide; under "hest-bench" the test slides of a fold stand for one."""
         scores = self.scores
         if "group" not in scores:
             scores = scores.assign(group=scores["slide"])
-        if self.protocol == "hest-bench":
+        if self.protocol == "hest-bench" and self.held_out != PART:
             scores = scores.assign(slide=scores["fold"])
         return scores
 
@@ -310,52 +401,6 @@ class Comparison:
             best = by_fold.columns[metrics.top_genes(by_fold.to_numpy(np.float64), N_HIGH)]
             parts.append(pd.DataFrame({"model": model, "seed": seed, "gene": best, "best": True}))
         return pd.concat(parts) if parts else pd.DataFrame(columns=["model", "seed", "gene", "best"])
-
-
-def _over(slides: pd.DataFrame, group_key: str | None) -> dict[str, Any]:
-    """Decide what an interval is over, and count groups and slides."""
-    n_groups, n_slides = slides["group"].nunique(), slides["slide"].nunique()
-    over = "groups" if group_key is not None and n_groups >= MIN_GROUPS else "slides"
-    return {"interval_over": over if n_slides > 1 else "", "n_groups": n_groups, "n_slides": n_slides}
-
-
-def _weights(part: pd.DataFrame, metric: str) -> NDArray[np.float64]:
-    """Weight of each slide: its spots for errors, else one."""
-    weight = part["n_spots"].to_numpy(np.float64) if metric in _ERRORS else np.ones(len(part))
-    return np.where(part[metric].isna(), 0.0, weight)
-
-
-def _mean(part: pd.DataFrame, metric: str) -> float:
-    weight, value = _weights(part, metric), np.nan_to_num(part[metric].to_numpy(np.float64))
-    return float(weight @ value / weight.sum()) if weight.sum() else np.nan
-
-
-def _interval(
-    slides: pd.DataFrame, metric: str, group_key: str | None, level: float, n: int, seed: int
-) -> dict[str, Any]:
-    """Percentiles of the mean over groups, or slides, that are drawn with replacement.
-
-    Parameters
-    ----------
-    slides
-        A row for each fold and slide, all with a score.
-    metric, group_key, level, n, seed
-        As in :meth:`Comparison.intervals`.
-    """
-    over = _over(slides, group_key)
-    low = high = np.nan
-    if over["interval_over"]:
-        unit = pd.factorize(slides[over["interval_over"][:-1]])[0]
-        weight = _weights(slides, metric)
-        total = np.bincount(unit, weight)
-        value = np.bincount(unit, weight * slides[metric].to_numpy(np.float64))
-        drawn = np.random.default_rng(seed).integers(len(total), size=(n, len(total)))
-        low, high = np.quantile(value[drawn].sum(1) / total[drawn].sum(1), [(1 - level) / 2, (1 + level) / 2])
-    return {"low": float(low), "high": float(high), **over}
-
-
-def _sd(values: Sequence[Any]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
 
 
 def _text(mean: float, low: float, high: float) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from gdml.spots.undo import all_or_nothing
 
 from ._comparison import Comparison
 from ._features import run_missing_steps
+from ._folds import as_n_blocks, as_seeds, folds_of, models_folder, unseen
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,9 @@ def cross_validate(
     model: str | Sequence[str] | Mapping[str, Any] = ("gene-dml", "triplex", "ridge"),
     *,
     group_key: str | None = None,
-    folds: "int | Splits | None" = None,
+    folds: "int | Literal['blocks'] | Splits | None" = None,
+    n_folds: int | None = None,
+    n_repeats: int = 1,
     protocol: Literal["nested", "paper", "hest-bench"] = "nested",
     seeds: int | Sequence[int] = 1,
     normalize: Mapping[str, Any] | None = None,
@@ -50,6 +53,7 @@ def cross_validate(
     strategy: str = "auto",
     num_nodes: int = 1,
     save_to: str | os.PathLike[str] | None = None,
+    keep_models: bool | str | os.PathLike[str] = False,
     key: str = _keys.KEY,
     key_added: str = _keys.KEY,
     copy: bool = False,
@@ -75,8 +79,16 @@ def cross_validate(
         Column of ``adata.obs`` with the group (patient) of each slide, which is never split. None: each slide is its
         own group.
     folds
-        None: leave one group out. A number: that many folds, groups assigned at random with the first of ``seeds``. Or
-        the splits: ``{"to C6": (["C2", "C3"], ["C6"])}``, slides to learn from and slides to score by name.
+        None: leave one group out. A number: that many folds of similar numbers of spots; no group is split, the largest
+        are dealt first, and those of one size at random with the first of ``seeds``. ``"blocks"``: contiguous blocks of
+        each slide are held out in turn, and the spots in their margins are left out of training: the score of an
+        **unseen part of a known slide**, the most that one slide can tell. Or the splits:
+        ``{"to C6": (["C2", "C3"], ["C6"])}``, slides to learn from and slides to score by name.
+    n_folds
+        Number of blocks of ``folds="blocks"``; None: five.
+    n_repeats
+        How often folds are made, each time differently: groups dealt in another order, or blocks cut in another
+        direction. Each repeat has one seed, the next whole number, or one of as many ``seeds``.
     protocol
         ``"nested"``: the epoch is chosen on a validation split of the training slides, as in :func:`gdml.tl.fit`.
         ``"paper"``: the practice of Gene-DML's and TRIPLEX's public code, panel-wise ``log10`` labels smoothed over
@@ -103,6 +115,9 @@ def cross_validate(
     save_to
         Folder for finished runs; by default one in ``gdml.settings.cache_dir``. It is checked before the first run that
         it can be written to.
+    keep_models
+        Keep the model of each run, for :func:`gdml.load`: True, in ``gdml.settings.cache_dir``, or a folder. Their places
+        are in the column ``saved`` of ``runs``. A run that was finished without its model is done again.
     key
         Name under which tiles, features and normalisation are stored.
     key_added
@@ -126,8 +141,8 @@ def cross_validate(
     ``.obsm['gdml_{model}_measured']`` : DataFrame, float32
         Measured expression of the same spots and genes.
     ``.uns['gdml_{model}']['predict']`` : dict
-        ``name``, ``protocol``, ``optimistic``, ``normalization``, ``panel``, and the ``layer`` of the counts if one was
-        named.
+        ``name``, ``protocol``, ``optimistic``, ``held_out`` (such as ``"unseen part of a known slide"``),
+        ``normalization``, ``panel``, and the ``layer`` of the counts if one was named.
 
     Raises
     ------
@@ -135,9 +150,10 @@ def cross_validate(
         If ``group_key`` is no column of ``obs``, or coordinates are missing.
     ValueError
         If an argument is not valid; if there are fewer groups than folds; if a group, a slide, or a copy of a slide
-        (found by the hash of its counts) is on both sides; if a model needs parts that were not embedded.
+        (found by the hash of its counts) is on both sides; if a slide is too small for blocks with margins; if a model
+        needs parts that were not embedded.
     OSError
-        If the folder of finished runs can't be written to.
+        If the folder of finished runs, or of models, can't be written to.
 
     Warns
     -----
@@ -163,6 +179,8 @@ def cross_validate(
         model,
         group_key=group_key,
         folds=folds,
+        n_folds=n_folds,
+        n_repeats=n_repeats,
         protocol=protocol,
         seeds=seeds,
         normalize=normalize,
@@ -178,9 +196,10 @@ def cross_validate(
             "num_nodes": num_nodes,
         },
         save_to=save_to,
+        keep_models=keep_models,
     )
-    _write_predictions(spots.adata, plan, results, key_added)
     found = as_comparison(plan, results, allow_shared_groups)
+    _write_predictions(spots.adata, plan, results, key_added, found.held_out)
     tell(f"cross_validate: {found.line()}; predictions in obsm['{_keys.of_model('<model>', key_added)}']")
     return (spots.adata, found) if copy else found
 
@@ -190,7 +209,9 @@ def compare_models(
     model: str | Sequence[str] | Mapping[str, Any],
     *,
     group_key: str | None = None,
-    folds: "int | Splits | None" = None,
+    folds: "int | str | Splits | None" = None,
+    n_folds: int | None = None,
+    n_repeats: int = 1,
     protocol: str = "nested",
     seeds: int | Sequence[int] = 1,
     normalize: Mapping[str, Any] | None = None,
@@ -200,23 +221,27 @@ def compare_models(
     allow_shared_groups: bool = False,
     fabric: Mapping[str, Any] | None = None,
     save_to: str | os.PathLike[str] | None = None,
+    keep_models: bool | str | os.PathLike[str] = False,
 ) -> "tuple[Plan, Results]":
     """Run what :func:`gdml.tl.cross_validate` describes; nothing but missing tiles and features is written."""
     from gdml.spots.folds import FoldMaker, fold_normalization
     from gdml.training.candidates import get_protocol, make_candidates
     from gdml.training.compare import Plan, run_plan
     from gdml.training.fabric import make_fabric
-    from gdml.training.folds import check_groups, check_twins, make_folds
+    from gdml.training.folds import check_groups, check_twins
     from gdml.training.split import check_split_arguments
 
     rules = get_protocol(protocol)
     candidates = make_candidates(model, rules.presets, max_epochs)
     check_split_arguments(validation, validation_fraction)
-    numbers = _seeds(seeds)
+    check_count("n_repeats", n_repeats)
+    numbers = as_seeds(seeds, n_repeats)
+    n_blocks = as_n_blocks(folds, n_folds)
     if normalize is not None and not isinstance(normalize, Mapping):
         raise TypeError(f"`normalize` must be a dict of arguments of gdml.pp.normalize, found {normalize!r}.")
     if save_to is not None:
         check_path("save_to", save_to)
+    models = models_folder(keep_models)
     spots.groups(group_key)
     if group_key is None:
         _warn_of_patients(spots)
@@ -229,12 +254,13 @@ def compare_models(
         needs = set().union(*(candidate.model.needs for candidate in candidates))
         source = FoldMaker(spots, group_key=group_key, normalize=changes, needs=needs)
         groups = {name: slide.group for name, slide in source.slides.items()}
-        found = make_folds(groups, folds, seed=numbers[0])
-        check_groups(found, groups, allow_shared=allow_shared_groups, column=group_key or "slide")
+        found = folds_of(source, folds, n_blocks, numbers, n_repeats)
+        if n_blocks is None:
+            check_groups(found, groups, allow_shared=allow_shared_groups, column=group_key or "slide")
         check_twins(found, {name: slide.counts for name, slide in source.slides.items()})
         folder = Path(save_to).expanduser() if save_to is not None else settings.cache_dir / "runs"
         how = validation, validation_fraction, group_key
-        plan = Plan(source, found, candidates, numbers, rules, made, folder, *how)
+        plan = Plan(source, found, candidates, numbers, rules, made, folder, *how, n_repeats, models)
         return plan, run_plan(plan)
 
 
@@ -247,19 +273,15 @@ def as_comparison(plan: "Plan", results: "Results", shared_groups: bool) -> Comp
         notes.append(f"Slides of one {plan.group_key or 'slide'} may be on both sides of a split.")
     note = " ".join(filter(None, notes))
     rules = plan.protocol
-    return Comparison(results.scores, results.runs, rules.name, note, rules.select_on_test, group_key=plan.group_key)
-
-
-def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
-        check_count("seeds", seeds, hint="give the number of seeds, or a list of different seeds")
-        return list(range(seeds))
-    for seed in seeds:
-        check_count("seeds", seed, at_least=0)
-    numbers = [int(seed) for seed in seeds]
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"`seeds` is {seeds!r}; give a number of one or more, or different seeds.")
-    return numbers
+    return Comparison(
+        results.scores,
+        results.runs,
+        rules.name,
+        note,
+        rules.select_on_test,
+        group_key=plan.group_key,
+        held_out=unseen(plan),
+    )
 
 
 def _warn_of_patients(spots: Spots) -> None:
@@ -281,7 +303,7 @@ def _warn_of_patients(spots: Spots) -> None:
             return
 
 
-def _write_predictions(adata: AnnData, plan: "Plan", results: "Results", key_added: str) -> None:
+def _write_predictions(adata: AnnData, plan: "Plan", results: "Results", key_added: str, held_out: str) -> None:
     """Write the predictions of each model, and the measured expression of the same spots."""
     panel = pd.Index([]).append([pd.Index(panel) for _, panel, _ in results.data.values()]).unique()
     panel = adata.var_names[adata.var_names.isin(panel)]
@@ -307,6 +329,7 @@ def _write_predictions(adata: AnnData, plan: "Plan", results: "Results", key_add
                 "name": candidate.name,
                 "protocol": plan.protocol.name,
                 "optimistic": plan.protocol.select_on_test,
+                "held_out": held_out,
                 "normalization": plan.source.normalization.to_dict(),
                 "panel": panel.to_numpy(dtype=object),
                 **({} if layer is None else {"layer": layer}),

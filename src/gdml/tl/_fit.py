@@ -18,13 +18,13 @@ from gdml._marker import CACHE_DIR, check_writable
 from gdml._progress import tell
 from gdml._provenance import provenance_key, row_digests
 from gdml._settings import settings
-from gdml.spots.provenance import known_slides
+from gdml.spots.provenance import known_slides, plain, tile_geometry
 from gdml.spots.resolve import Spots
 from gdml.spots.undo import all_or_nothing
 
 from ._features import run_missing_steps
 from ._model import IN_MEMORY
-from ._record import high_genes, plain, split_record, summary, tile_geometry, versions
+from ._record import high_genes, split_record, summary, versions
 from ._warrant import make_warrant, tally
 
 if TYPE_CHECKING:

@@ -1,11 +1,9 @@
 """What a fit records about itself."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from gdml import metrics
 
@@ -37,21 +35,6 @@ def split_record(splits: "Sequence[Split]", group_key: str | None) -> dict[str, 
         "n_train": len(first.train),
         "n_validation": len(first.validation),
     }
-
-
-def tile_geometry(tiles: Any) -> dict[str, Any]:
-    """Geometry of tiles that a model depends on; ``tile_um`` is None for native pixels."""
-    um = float(tiles["tile_um"])
-    return {
-        "tile_um": um if np.isfinite(um) else None,
-        "tile_px": int(tiles["tile_px"]),
-        "n_side": int(tiles["n_side"]),
-    }
-
-
-def plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Python numbers, strings and lists instead of numpy's, which h5ad returns and JSON refuses."""
-    return {k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in record.items()}
 
 
 def summary(run: "Run", splits: "Sequence[Split]", n_epochs: int, members: Sequence[str] = ()) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gdml import metrics
 from gdml._progress import bar, tell
-from gdml._provenance import provenance_key
+from gdml._provenance import array_digest, provenance_key
 from gdml.expression import Normalization
 
 from .candidates import Candidate
@@ -25,13 +25,28 @@ from .code import code_digest
 from .data import SpotData
 from .fitting import fit_model
 from .folds import Fold
+from .kept import is_kept, keep_model, model_folder
 from .loop import predict
 from .runs import Finished, RunStore
 from .split import Split, make_splits
 
 #: Genes of PCC(H).
 N_HIGH = 50
-_COLUMNS = ["model", "fold", "seed", "slide", "group", "gene", "n_spots", "pcc", "spearman", "mse", "mae", "high"]
+_COLUMNS = [
+    "model",
+    "fold",
+    "repeat",
+    "seed",
+    "slide",
+    "group",
+    "gene",
+    "n_spots",
+    "pcc",
+    "spearman",
+    "mse",
+    "mae",
+    "high",
+]
 
 
 @dataclass(frozen=True)
@@ -46,11 +61,14 @@ class Slide:
         Provenance key of its image, features, positions and counts.
     counts
         Digest of its counts in any order, by which copies are found.
+    image
+        Fingerprint of its image.
     """
 
     group: str
     key: str
     counts: str
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,12 +122,16 @@ class FoldSource(Protocol):
         The scale of the expression.
     layer
         Layer of the counts; None for ``X``.
+    features, tiles
+        Encoder and geometry, as :class:`gdml.training.TrainedModel` has them.
     """
 
     slides: dict[str, Slide]
     spots: SpotData
     normalization: Normalization
     layer: str | None
+    features: dict[str, Any]
+    tiles: dict[str, Any]
 
     def panel(self, fold: Fold) -> list[str]:
         """Choose the panel of a fold."""
@@ -129,7 +151,8 @@ class Plan:
     source
         Of the folds' data.
     folds, candidates, seeds
-        Every combination is a run; a model in closed form has the first seed alone.
+        Every combination is a run; a model in closed form has the first seed alone. Of several repeats, each has one
+        seed.
     protocol
         Rules.
     fabric
@@ -138,6 +161,10 @@ class Plan:
         Of finished runs.
     validation, validation_fraction, group_key
         How training spots are held out.
+    n_repeats
+        How often the folds were made.
+    models
+        Folder that the models of all runs are kept in; None: they are not kept.
     """
 
     source: FoldSource
@@ -150,6 +177,8 @@ class Plan:
     validation: str | None = "auto"
     validation_fraction: float = 0.2
     group_key: str | None = None
+    n_repeats: int = 1
+    models: Path | None = None
 
     def runs(self) -> list[tuple[Fold, Candidate, int]]:
         """Every run, fold by fold."""
@@ -157,8 +186,13 @@ class Plan:
             (fold, candidate, seed)
             for fold in self.folds
             for candidate in self.candidates
-            for seed in (self.seeds[:1] if candidate.model.closed_form else self.seeds)
+            for seed in self._seeds_of(fold, candidate)
         ]
+
+    def _seeds_of(self, fold: Fold, candidate: Candidate) -> Sequence[int]:
+        if self.n_repeats > 1:
+            return self.seeds[fold.repeat : fold.repeat + 1]
+        return self.seeds[:1] if candidate.model.closed_form else self.seeds
 
     def record(self, data: FoldData, candidate: Candidate, seed: int) -> dict[str, Any]:
         """Everything that the result of a run depends on; its ``provenance_key`` is the key of the run."""
@@ -177,6 +211,7 @@ class Plan:
             "normalization": self.source.normalization.to_dict(),
             "train": [[slides[name].key, slides[name].group] for name in data.fold.train],
             "test": [slides[name].key for name in data.fold.test],
+            "cut": [[array_digest(part) for part in parts] for parts in (data.fold.cut or {}).values()],
             "max_context": data.both.max_context,
             "device": self.fabric.device.type,
             "precision": str(self.fabric.strategy.precision.precision),
@@ -252,12 +287,16 @@ def _one(
     plan: Plan, store: RunStore, data: FoldData, candidate: Candidate, seed: int, show: Callable[..., None]
 ) -> tuple[Finished | None, dict[str, Any]]:
     """One run, from disk if it is finished, with its row of the table."""
-    row = {"model": candidate.label, "fold": data.fold.name, "seed": seed, "status": "done", "error": ""}
+    row: dict[str, Any] = {"model": candidate.label, "fold": data.fold.name, "repeat": data.fold.repeat, "seed": seed}
+    row |= {"status": "done", "error": "", "saved": ""}
     measured, fabric = data.measured, plan.fabric
     constant = {g for spots in _parts(plan, data) for g in np.flatnonzero(np.ptp(measured[spots], axis=0) == 0)}
     about = plan.record(data, candidate, seed)
     key = provenance_key(about)
     run = fabric.broadcast(store.read(key, measured.shape) if fabric.is_global_zero else None)
+    kept = None if plan.models is None else model_folder(plan.models, candidate.label, key)
+    if kept is not None and not fabric.broadcast(is_kept(kept, key)):
+        run = None  # finished earlier, without its model
     if run is None:
         try:
             run = _train_and_predict(plan, data, candidate, seed, show)
@@ -279,6 +318,8 @@ def _one(
         "n_genes": len(data.panel),
         "n_constant": len(constant),
     }
+    if run is not None and kept is not None and is_kept(kept, key):
+        row["saved"] = str(kept)
     return run, row
 
 
@@ -298,7 +339,8 @@ def _train_and_predict(
         blend = bool(candidate.model.members(config))
         splits = make_splits(*arguments, several=blend, smooth=normalization.smooth)
     settings = (candidate.model, config, spots, splits, loop, fabric, seed)
-    module, run, n_epochs = fit_model(*settings, frame=candidate.frame, on_epoch=show)
+    trained = fit_model(*settings, frame=candidate.frame, on_epoch=show)
+    module, run, n_epochs = trained
     if run.interrupted:  # by the user: a partial training is no finished run
         raise KeyboardInterrupt
     try:
@@ -308,6 +350,8 @@ def _train_and_predict(
     if not np.isfinite(prediction).all():
         raise FloatingPointError("The predictions hold NaN or infinite values.")
     high = () if run.validation_pcc is None else metrics.top_genes(run.validation_pcc[None], N_HIGH)
+    if plan.models is not None and fabric.is_global_zero:
+        keep_model(plan, data, candidate, seed, trained)
     return Finished(prediction, time.perf_counter() - start, n_epochs, tuple(map(int, high)), module.n_parameters)
 
 
@@ -332,6 +376,7 @@ def _scores(plan: Plan, data: FoldData, label: str, seed: int, run: Finished) ->
         values = {
             "model": label,
             "fold": data.fold.name,
+            "repeat": data.fold.repeat,
             "seed": seed,
             "slide": name,
             "group": group,

@@ -1,12 +1,15 @@
 """Which slides each fold learns from, and which it is scored on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gdml._errors import count, did_you_mean, some
+
+_ATTEMPTS = 100  # to deal groups as they were not dealt before
 
 
 @dataclass(frozen=True)
@@ -19,17 +22,44 @@ class Fold:
         Name of the fold.
     train, test
         Names of slides.
+    repeat
+        Number of the repeat that the fold belongs to, from 0.
+    cut
+        Of folds within slides, the spots of each slide to learn from and to score, (n,) ascending; None where slides
+        are whole.
     """
 
     name: str
     train: tuple[str, ...]
     test: tuple[str, ...]
+    repeat: int = 0
+    cut: Mapping[str, tuple[NDArray[np.intp], NDArray[np.intp]]] | None = field(default=None, compare=False)
+
+    def rows_to_learn(self, slides: Mapping[str, NDArray[np.intp]]) -> list[NDArray[np.intp]]:
+        """Rows of an AnnData to learn from, slide by slide, of the rows of each slide."""
+        return [slides[name] if self.cut is None else slides[name][self.cut[name][0]] for name in self.train]
+
+    def rows_to_score(self, slides: Mapping[str, NDArray[np.intp]]) -> list[NDArray[np.intp]]:
+        """Rows to score, as :meth:`rows_to_learn` gives them."""
+        return [slides[name] if self.cut is None else slides[name][self.cut[name][1]] for name in self.test]
 
 
 Splits = Mapping[str, tuple[Sequence[str], Sequence[str]]]
 
 
-def make_folds(groups: Mapping[str, str], folds: int | Splits | None, *, seed: int = 0) -> list[Fold]:
+def fold_name(name: str, repeat: int, n_repeats: int) -> str:
+    """Name of a fold; of several repeats with the number of its own, from 1."""
+    return name if n_repeats == 1 else f"repeat {repeat + 1}, {name}"
+
+
+def make_folds(
+    groups: Mapping[str, str],
+    folds: int | Splits | None,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    seeds: Sequence[int] = (0,),
+    n_repeats: int = 1,
+) -> list[Fold]:
     """Folds by group.
 
     Parameters
@@ -37,23 +67,33 @@ def make_folds(groups: Mapping[str, str], folds: int | Splits | None, *, seed: i
     groups
         Group of each slide.
     folds
-        None: leave one group out. A number: that many folds, the groups assigned at random. A mapping: the slides to
+        None: leave one group out. A number: that many folds of similar size, see :func:`deal`. A mapping: the slides to
         learn from and the slides to score, by the name of the fold.
-    seed
-        Of the random assignment.
+    sizes
+        Number of spots of each slide; None: all are of one size.
+    seeds
+        Of the assignment: the first one, or one for each repeat.
+    n_repeats
+        How often a number of folds is dealt, each time differently.
 
     Raises
     ------
     ValueError
-        If there are fewer groups than folds, a split names an unknown slide, one slide on both sides, or none.
+        If there are fewer groups than folds, a split names an unknown slide, one slide on both sides, or none; or if
+        folds can't be repeated.
     """
+    if n_repeats > 1 and (folds is None or isinstance(folds, Mapping)):
+        raise ValueError(
+            f"`n_repeats` is {n_repeats}, but {'leave one group out' if folds is None else 'the given splits'} is the same "
+            f"every time: pass a number of folds, folds=3, or train several times with seeds={n_repeats}."
+        )
     if isinstance(folds, Mapping):
         return [_given(str(name), split, groups) for name, split in folds.items()]
     names = sorted(set(groups.values()))
     number = len(names) if folds is None else folds
     if isinstance(number, bool) or not isinstance(number, int | np.integer) or (folds is not None and number < 2):
         raise ValueError(
-            f"`folds` is {folds!r}: give a number of two or more, or a mapping such as "
+            f"`folds` is {folds!r}: give a number of two or more, 'blocks' for parts of each slide, or a mapping such as "
             '{"to C6": (["C2", "C3"], ["C6"])} from names to slides to learn from and slides to score.'
         )
     if len(names) < max(2, number):
@@ -63,20 +103,74 @@ def make_folds(groups: Mapping[str, str], folds: int | Splits | None, *, seed: i
             + (
                 "Ask for fewer folds, or name a finer column in `group_key`."
                 if len(names) > 1
-                else "Add slides, or, if the slides are of different patients, name their column in `group_key`; to hold out "
-                "a part of one slide, call gdml.tl.fit(adata, validation='block')."
+                else "Add slides, or, if the slides are of different patients, name their column in `group_key`. To hold "
+                "out parts of each slide in turn, pass folds='blocks': the score is then of an unseen part of a known slide."
             )
         )
     if folds is None:
-        parts = [[name] for name in names]
-    else:
-        order = np.random.default_rng(seed).permutation(len(names))
-        parts = [sorted(names[i] for i in part) for part in np.array_split(order, number)]
-    found = []
-    for i, part in enumerate(parts):
-        test = tuple(slide for slide, group in groups.items() if group in part)
-        train = tuple(slide for slide in groups if slide not in test)
-        found.append(Fold(part[0] if folds is None else str(i), train, test))
+        return [_holding_out(name, [name], groups) for name in names]
+    spots = dict.fromkeys(names, 0)
+    for slide, group in groups.items():
+        spots[group] += 1 if sizes is None else sizes[slide]
+    return [
+        _holding_out(fold_name(str(i), repeat, n_repeats), part, groups, repeat)
+        for repeat, parts in enumerate(_deals(spots, number, seeds, n_repeats))
+        for i, part in enumerate(parts)
+    ]
+
+
+def _holding_out(name: str, held: Sequence[str], groups: Mapping[str, str], repeat: int = 0) -> Fold:
+    test = tuple(slide for slide, group in groups.items() if group in held)
+    return Fold(name, tuple(slide for slide in groups if slide not in test), test, repeat)
+
+
+def deal(
+    sizes: Mapping[str, int], n: int, *, seed: int | Sequence[int] = 0, largest_first: bool = True
+) -> list[list[str]]:
+    """Deal groups to folds of similar size: each group in turn to the fold that has the fewest spots.
+
+    The sizes of two folds differ by no more than the largest group.
+
+    Parameters
+    ----------
+    sizes
+        Number of spots of each group.
+    n
+        Number of folds, no more than groups.
+    seed
+        Of the order of groups of one size.
+    largest_first
+        Deal the largest groups first, for the most even folds; else all in random order.
+
+    Returns
+    -------
+    Names of the groups of each fold, sorted.
+    """
+    names = sorted(sizes)
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    if largest_first:
+        order.sort(key=lambda name: -sizes[name])  # stable: those of one size keep their random order
+    folds: list[list[str]] = [[] for _ in range(n)]
+    for name in order:
+        # a group without spots would leave a later fold empty
+        min(folds, key=lambda fold: (sum(sizes[other] for other in fold), len(fold))).append(name)
+    return [sorted(fold) for fold in folds]
+
+
+def _deals(sizes: Mapping[str, int], n: int, seeds: Sequence[int], n_repeats: int) -> list[list[list[str]]]:
+    """Deal groups once for each repeat, each time differently: the largest first, then in random order."""
+    found: list[list[list[str]]] = []
+    for repeat in range(n_repeats):
+        for attempt in range(_ATTEMPTS):
+            made = deal(sizes, n, seed=[int(seeds[repeat]), attempt], largest_first=repeat == 0)
+            if sorted(made) not in map(sorted, found):
+                found.append(made)
+                break
+        else:
+            raise ValueError(
+                f"`n_repeats` is {n_repeats}, but {count(len(sizes), 'group')} can be dealt to {n} folds in "
+                f"{count(len(found), 'way')} only: pass n_repeats={len(found)}, or train several times with seeds={n_repeats}."
+            )
     return found
 
 
@@ -115,7 +209,7 @@ def check_groups(folds: Sequence[Fold], groups: Mapping[str, str], *, allow_shar
 def check_twins(folds: Sequence[Fold], digests: Mapping[str, str]) -> None:
     """Refuse folds with the same counts, under two names, on both sides."""
     for fold in folds:
-        twins = [(a, b) for a in fold.train for b in fold.test if digests[a] == digests[b]]
+        twins = [(a, b) for a in fold.train for b in fold.test if a != b and digests[a] == digests[b]]
         if twins:
             raise ValueError(
                 f"Fold {fold.name!r}: slides {some(f'{a!r} (train) and {b!r} (test)' for a, b in twins)} have the same counts: "

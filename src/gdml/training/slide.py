@@ -1,7 +1,8 @@
 """The spots of a slide, as an index into its tile bank."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -39,6 +40,8 @@ class SlideSpots:
         (n, 2) float32 spot centres, in units of the tile's side.
     key
         Provenance key: slides with the same key have the same features, positions and counts.
+    known
+        Part of the same slide whose moments stand for the slide; None: its own.
     """
 
     name: str
@@ -49,10 +52,29 @@ class SlideSpots:
     grid: NDArray[np.int64]
     xy: NDArray[np.float32]
     key: str = ""
+    known: "SlideSpots | None" = None
     _moments: dict[str, Moments] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.own)
+
+    def take(self, at: NDArray[np.integer], *, known: "SlideSpots | None" = None) -> Self:
+        """Give a part of the slide as a slide of its own, which knows nothing of the other spots.
+
+        Parameters
+        ----------
+        at
+            (m,) spots of the part.
+        known
+            As above: the moments of the part that is learnt from.
+        """
+        places = {name: getattr(self, name)[at] for name in ("own", "neighbors", "grid", "xy")}
+        return replace(self, **places, known=known, _moments={})
+
+    @property
+    def n_moments(self) -> int:
+        """Number of spots that :meth:`moments` stand for."""
+        return len(self.known or self)
 
     @cached_property
     def nearest(self) -> NDArray[np.int32]:
@@ -79,6 +101,8 @@ class SlideSpots:
 
         They are computed once.
         """
+        if self.known is not None:
+            return self.known.moments(part)
         if part not in self._moments:
             rows = even_subset(self.xy, MAX_CONTEXT)
             found = Moments(self.bank.dim * PARTS[part])

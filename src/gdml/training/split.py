@@ -192,19 +192,23 @@ def _without_band(data: SpotData, which: int, margin: float) -> Split:
     for number, slide in enumerate(data.slides):
         rows = data.rows_of(number)
         held = torch.from_numpy(cut_across(slide.xy, N_SPLITS) == which)
-        train.append(rows[~held & ~_near(torch.from_numpy(slide.xy), held, margin)])
+        train.append(rows[~held & ~near(torch.from_numpy(slide.xy), held, margin)])
         validation.append(rows[held])
     return Split(torch.cat(train), torch.cat(validation), "block", tuple(data.names))
 
 
-def cut_across(xy: NDArray[np.floating], n: int, axis: int = 0) -> NDArray[np.int64]:
-    """Cut spots (N, 2) into n parts of equal number across their first (0) or second (1) principal axis: (N,) int64."""
+def cut_across(xy: NDArray[np.floating], n: int, axis: int = 0, *, turn: float = 0.0) -> NDArray[np.int64]:
+    """Cut spots (N, 2) into n parts of equal number across their first (0) or second (1) principal axis: (N,) int64.
+
+    The axis is turned by the part ``turn`` of half a turn.
+    """
     centered = xy.astype(np.float64) - xy.mean(0, dtype=np.float64)
-    along = centered @ np.linalg.eigh(centered.T @ centered)[1][:, 1 - axis]
+    axes = np.linalg.eigh(centered.T @ centered)[1]
+    along = centered @ (np.cos(np.pi * turn) * axes[:, 1 - axis] + np.sin(np.pi * turn) * axes[:, axis])
     return along.argsort(kind="stable").argsort(kind="stable") * n // max(len(xy), 1)
 
 
-def _near(xy: Tensor, held: Tensor, margin: float) -> Tensor:
+def near(xy: Tensor, held: Tensor, margin: float) -> Tensor:
     """Whether each spot is nearer to a held-out spot than the margin, in x and in y; (n,) bool."""
     if not held.any():
         return held.clone()
@@ -270,7 +274,7 @@ def split_by_block(data: SpotData, fraction: float, margin: float, generator: Ge
         held = torch.zeros(len(rows), dtype=torch.bool)
         held[along.argsort(stable=True)[:n_held]] = True
         validation.append(rows[held])
-        train.append(rows[~held & ~_near(xy, held, margin)])
+        train.append(rows[~held & ~near(xy, held, margin)])
     split = Split(torch.cat(train), torch.cat(validation), "block", tuple(data.names))
     if not len(split.train) or len(split.validation) < 3:
         raise ValueError(

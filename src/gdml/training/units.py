@@ -44,7 +44,7 @@ class SlideUnits:
             return values
         key = (slide, part)
         if key not in self._features:
-            self._features[key] = self.frame.feature_units(part, slide.moments(part), len(slide))
+            self._features[key] = self.frame.feature_units(part, slide.moments(part), slide.n_moments)
         return self._features[key](values)
 
     def expression(self, slide: "SlideSpots", values: Tensor) -> Tensor:
