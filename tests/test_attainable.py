@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+import gdml
 from gdml.expression import NORMALIZATIONS, Normalization, grid_smoother, normalize_counts
 from gdml.metrics import attainable_pcc, pearson_per_gene
 
@@ -162,3 +163,20 @@ def test_other_bad_input():
         attainable_pcc(counts, n_splits=0)
     with pytest.raises(ValueError, match="normalization"):
         attainable_pcc(counts, normalization="scampy")
+
+
+@pytest.mark.real
+def test_a_real_section(data_dir):
+    adata = gdml.datasets.her2st(["C2"])
+    counts = adata.X.toarray()
+    total = counts.sum(0)
+    panel = np.argsort(-total)[:250]
+    found = attainable_pcc(adata.X, panel)
+    assert (found < 1).all() and (found > 0).mean() > 0.95 and 0.5 < found.mean() < 0.8
+    assert found[total[panel] > np.quantile(total[panel], 0.8)].mean() > found.mean() + 0.05  # more counts, less noise
+    assert dict(zip(adata.var_names[panel], found, strict=True))["FASN"] > 0.7
+    rng = np.random.default_rng(0)
+    assert attainable_pcc(rng.binomial(counts.astype(int), 0.25), panel).mean() < found.mean() - 0.08
+    # the same totals without any pattern: what is left is due to the totals, and less than what the section shows
+    alike = rng.poisson(counts.sum(1)[:, None] * (total / total.sum()))
+    assert attainable_pcc(alike, panel).mean() < found.mean() - 0.1

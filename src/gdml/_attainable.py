@@ -54,7 +54,7 @@ def attainable_pcc(
 
     Returns
     -------
-    float64, length of ``panel``, in [0, 1]. NaN where a gene is absent or constant, as in :func:`pearson_per_gene`.
+    float64, length of ``panel``, in [0, 1]. NaN where a gene is absent or constant, as in :func:`gdml.metrics.pearson_per_gene`.
     0 where the halves do not correlate positively; a split in which a half is constant counts as no correlation.
 
     Raises
@@ -71,11 +71,13 @@ def attainable_pcc(
     Poisson count (such as that of a negative binomial), and the effect of the total count of a spot on its normalised
     values. The result is therefore an upper bound of what an image can tell.
 
-    In simulations (``benchmarks/attainable.py simulated``) the mean over genes of one abundance lies within 0.04 of the PCC of the
-    noise-free values, for 0.1 to 100 counts a spot and spots of equal totals. With 0.02 to 0.05 counts a spot and 300
-    spots it is up to 0.06 too low, since such a gene is found in a few spots alone. Where totals vary (log-normal, with
-    a standard deviation of 0.5), it is up to 0.08 too high at 0.2 to 5 counts a spot, since halves of half the depth
-    vary more with their total. A gene without any pattern gets 0 in half of all cases, and otherwise up to about
+    In simulations (``benchmarks/attainable.py simulated``) the mean over genes of one abundance lies within 0.04 of the
+    PCC of the noise-free values, for 0.1 to 100 counts a spot and spots of equal totals. With 0.02 to 0.05 counts a spot
+    and 300 spots it is up to 0.06 too low, since such a gene is found in a few spots alone. Where totals vary
+    (log-normal, with a standard deviation of 0.5), it is up to 0.08 too high at 0.2 to 5 counts a spot, since halves of
+    half the depth vary more with their total; with the totals of a shallow section (half of the spots below 650 counts,
+    a standard deviation of 1.5) by 0.14, and tissue without any pattern gets 0.5 (``benchmarks/attainable.py totals``).
+    With equal totals a gene without a pattern gets 0 in half of all cases, and in 19 of 20 less than
     ``(8 / n_spots) ** 0.25`` (0.4 for 300 spots, 0.24 for 2,600): smaller values of a single gene show nothing.
 
     Examples

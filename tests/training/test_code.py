@@ -26,7 +26,7 @@ def change(monkeypatch):
 @pytest.mark.parametrize(
     "name",
     ["gdml.models.gene_dml", "gdml.models.branches", "gdml.models.layers", "gdml.training.loop", "gdml.training.split"]
-    + ["gdml.expression", "gdml.metrics"],
+    + ["gdml.expression", "gdml.metrics", "gdml._correlation"],
 )
 def test_a_changed_module_that_a_run_uses_is_another_run(change, name):
     before = code.code_digest(GeneDML)
