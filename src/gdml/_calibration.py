@@ -39,7 +39,7 @@ class Calibration:
 
     @property
     def held_out(self) -> Target:
-        """What was held out when the errors were made: the hardest target."""
+        """What was held out when the errors were made, the hardest target."""
         return next(target for target in TARGETS if target in self.units)
 
     @property
