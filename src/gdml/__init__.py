@@ -11,6 +11,7 @@ from ._settings import settings
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "conformal",
     "datasets",
     "encoders",
     "expression",
@@ -30,7 +31,7 @@ __all__ = [
 _NAMESPACES = {*__all__} - {"__version__", "load", "settings"}
 
 if TYPE_CHECKING:
-    from . import datasets, encoders, expression, features, io, metrics, models, pl, pp, slides, tl, training
+    from . import conformal, datasets, encoders, expression, features, io, metrics, models, pl, pp, slides, tl, training
     from .training.trained import load
 
 

@@ -93,8 +93,9 @@ def test_the_default_is_blended_with_its_floor(ready, small, tmp_path):
     np.testing.assert_allclose(model.module.floor.shares, list(shares.values()), atol=1e-6)
     assert model.module.frame.config == FrameConfig()
     split = ready.uns["gdml"]["fit"]["split"]
-    assert (split["n_splits"], split["by"]) == (2, "group")
-    assert sorted(split["held_out"].split(", ")) == ["P1", "P2"]
+    # of two patients neither is held out, but slides are
+    assert (split["n_splits"], split["by"]) == (4, "slide")
+    assert sorted(split["held_out"].split(", ")) == ["S1", "S2", "S3", "S4"]
     expected = prediction(ready, model)
     ready.write_h5ad(tmp_path / "fitted.h5ad")
     assert dict(ad.read_h5ad(tmp_path / "fitted.h5ad").uns["gdml"]["fit"]["shares"]) == shares
@@ -159,9 +160,10 @@ def test_the_users_random_state_is_untouched(ready, small):
 @pytest.mark.parametrize(
     ("validation", "groups", "by"),
     [
-        ("auto", "patient", "group"),
-        ("auto", None, "group"),
+        ("auto", "patient", "slide"),
+        ("auto", None, "slide"),
         ("group", None, "group"),
+        ("group", "patient", "group"),
         ("block", "patient", "block"),
         (None, "patient", "none"),
     ],
@@ -170,14 +172,15 @@ def test_how_spots_are_held_out(ready, validation, groups, by):
     model = gdml.tl.fit(ready, "ridge", group_key=groups, validation=validation)
     split = model.training["split"]
     assert split["by"] == by
-    if by == "group":
-        assert split["held_out"] in (("P1", "P2") if groups else ("S1", "S2", "S3", "S4"))
+    if by in ("group", "slide"):
+        patients = by == "group" and groups
+        assert sorted(split["held_out"].split(", ")) == (["P1", "P2"] if patients else ["S1", "S2", "S3", "S4"])
     assert bool(model.high_genes) == (validation is not None)
 
 
 def test_one_slide_is_split_by_block(ready):
     one = ready[ready.obs["library_id"] == "S1"].copy()
-    model = gdml.tl.fit(one, "ridge", validation_fraction=0.3)
+    model = gdml.tl.fit(one, "stnet", validation_fraction=0.3, max_epochs=1)
     split = model.training["split"]
     # a margin of half a region and half a tile: 3 tiles of 112 um, spots 200 um apart
     assert split["by"] == "block" and split["n_validation"] == round(0.3 * one.n_obs)
