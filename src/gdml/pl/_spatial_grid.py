@@ -87,18 +87,18 @@ def _draw_row(row: list[Axes], group: Group, spots: SpotLayout, *, each: bool, c
         _bar_right(row[-1], drawn, ends)
 
 
-def _above(ax: Axes, text: str, pt: float, **style: object) -> None:
+def _above(ax: Axes, text: str, pt: float, **style: Any) -> None:
     ax.set_title(text, loc="left", fontsize=pt, pad=_PAD_PT, **style)
 
 
 def _heading(ax: Axes, panel: Panel, lines: list[str]) -> None:
     """Write the heading of a column, above the scores of its maps."""
     for i, line in enumerate(reversed(lines)):
-        optimistic = panel.optimistic and not i
+        style: dict[str, Any] = {"color": RED, "fontweight": "bold"} if panel.optimistic and not i else {}
         ax.annotate(
             line, (0, 1), xycoords="axes fraction", xytext=(0, _SCORE_PT + i * TEXT_PT * LINE), textcoords="offset points",
             ha="left", va="bottom", annotation_clip=False, fontsize=TEXT_PT,
-            **({"color": RED, "fontweight": "bold"} if optimistic else {}),
+            **style,
         )  # fmt: skip
 
 
@@ -148,5 +148,5 @@ def _bar_below(ax: Axes, drawn: Collection, ends: str) -> None:
     digits = int(np.clip(2 - np.floor(np.log10(high - low)), 0, 3)) if width > 16 else 1
     colors.set_ticks([low, high], labels=[f"{low:.{digits}f}", f"{high:.{digits}f}"])
     for label, side in zip(bar.get_xticklabels(), ("left", "right"), strict=True):
-        label.set_horizontalalignment(side)
+        label.set(horizontalalignment=side)
     style_bar(bar)
