@@ -65,8 +65,8 @@ def main() -> None:
         scores[name] = gdml.tl.evaluate(new).loc["all"]
 
     options.out.mkdir(parents=True, exist_ok=True)
-    figure = gdml.pl.spatial_pred(new, genes, img=True, scale="robust", return_fig=True, show=False)
-    figure.savefig(options.out / "spatial_pred.png", dpi=150, bbox_inches="tight")
+    figure = gdml.pl.spatial_pred(new, genes, img=True, return_fig=True, show=False)
+    figure.savefig(options.out / "spatial_pred.png", dpi=300)
     new.write_h5ad(options.out / "predicted.h5ad")
     model.save(options.out / "model", overwrite=True)
 

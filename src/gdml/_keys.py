@@ -22,6 +22,7 @@ NORMALIZATION = "normalization"
 FIT = "fit"
 PREDICT = "predict"
 EVALUATE = "evaluate"
+GENES = "genes"  # of uns[key][PREDICT]: DataFrame, what predictions of each gene are worth
 
 
 def embedding(name: str) -> str:

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from ._history import history
     from ._spatial import spatial_pred
     from ._tissue import tissue
+    from ._warrant import warrant
 
-__all__ = ["ablation", "benchmark", "embedding", "gene_scores", "history", "spatial_pred", "tissue"]
+__all__ = ["ablation", "benchmark", "embedding", "gene_scores", "history", "spatial_pred", "tissue", "warrant"]
 
 _MODULES = {name: f"_{name}" for name in __all__} | {"spatial_pred": "_spatial"}
 

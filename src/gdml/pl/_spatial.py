@@ -6,20 +6,22 @@ from typing import Any, Literal
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import check_count, check_number, did_you_mean
+from gdml._errors import check_count, did_you_mean
 from gdml.spots.container import is_spatialdata, table_of
 from gdml.spots.coordinates import libraries
 from gdml.spots.resolve import Spots
 
 from ._common import finish, given_axes, model_names
-from ._figure import new_axes, new_grid
-from ._spatial_draw import SCALES, draw_group, draw_rows
+from ._expression_colors import find_cmap
+from ._spatial_draw import SCALES, draw_pairs
+from ._spatial_grid import draw_models
 from ._spatial_groups import find_groups, home_of, unit_of
-from ._spots import spot_layout
+from ._spots import check_style, spot_layout
 
 _HIRES_PX = 2000  # of the image of a SpatialData, under the spots
 
@@ -32,11 +34,13 @@ def spatial_pred(
     library_key: str | None = None,
     key: str | Sequence[str] = _keys.KEY,
     labels: Mapping[str, str] | None = None,
-    img: bool = False,
+    img: bool | float = False,
     shape: Literal["hex", "square", "circle"] | None = None,
-    size: float = 1.0,
-    scale: Literal["minmax", "robust"] | None = "minmax",
-    cmap: str = "viridis",
+    size: float | Literal["true", "touch"] | None = None,
+    scale: Literal["shared", "each"] = "shared",
+    spread: Literal["measured"] | None = None,
+    cmap: str | Colormap | None = None,
+    letters: bool | None = None,
     ncols: int | None = None,
     ax: Axes | Sequence[Axes] | NDArray[Any] | None = None,
     show: bool | None = None,
@@ -44,8 +48,10 @@ def spatial_pred(
 ) -> NDArray[Any] | Figure:
     """Plot measured and predicted expression side by side on the tissue.
 
-    If only one of the two exists (a slide with an H&E image alone, a gene that was not measured), it is plotted alone.
-    The title gives the Pearson correlation over the spots of the slide.
+    Both are in the unit of normalised expression, on one colour scale for each gene and slide. If only one of the two
+    exists (a slide with an H&E image alone, a gene that was not measured), it is plotted alone. The title gives the
+    slide, the model, the number of spots and the Pearson correlation over them; where nothing was measured, what the
+    prediction is worth, if the model knows it (``uns["gdml"]["predict"]["genes"]``).
 
     Several models are compared in columns, as in figure 3 of :cite:t:`Song2026`: measured expression, then a column per
     model, with a row per gene and slide. The map of a gene that a model did not predict is empty, and spots without a
@@ -53,6 +59,9 @@ def spatial_pred(
 
     The correlation is labelled optimistic if the model was selected on the spots that it predicts (protocol ``"paper"``
     of :func:`gdml.tl.cross_validate`).
+
+    Figures are made for print: one gene on one slide is 85 mm wide, a column of a journal, and other figures 180 mm, its
+    page, with type of 6 to 8 pt. More genes take more rows.
 
     Parameters
     ----------
@@ -71,24 +80,38 @@ def spatial_pred(
         expression is the first of ``adata.obsm[f"{key}_evaluated"]`` and ``adata.obsm[f"{key}_measured"]`` that exists,
         under these keys or ``"gdml"``.
     labels
-        Headings of the columns by key; by default the key without ``gdml_``. With several models only.
+        Names of the models by key; by default the name of the model that predicted, or with several models the key without
+        ``gdml_``.
     img
-        Draw the spots over the H&E image (``hires`` in ``adata.uns['spatial']``).
+        Draw the spots over the faded H&E image (``hires`` in ``adata.uns['spatial']``). A number is its opacity, above 0
+        and at most 1; True is 0.5.
     shape
-        ``"circle"``: spots at their true diameter. ``"hex"``, ``"square"``: tiles as wide as the pitch, without gaps.
-        By default hexagons on the grid of Visium, squares at their true size for the tiles of :func:`gdml.pp.grid` and
-        the bins of Visium HD, else circles. The image shows through tiles and bins.
+        ``"circle"``, ``"hex"`` or ``"square"``. By default circles for spots of legacy ST, of unknown grids and over the
+        image, hexagons for spots of Visium that touch, and squares for the tiles of :func:`gdml.pp.grid` and the bins of
+        Visium HD. The image shows through tiles and bins.
     size
-        Factor on the true size.
+        ``"true"``: spots as large as they are, 55 um on Visium, 100 um on legacy ST, so that the tissue is seen between
+        them. ``"touch"``: as wide as the pitch, so that neighbours touch and the pattern is easy to see. By default true
+        over the image, and touching without it. Tiles and bins, which touch, have their true size. A number is a factor
+        on the true size.
     scale
-        ``"minmax"``: each panel from its lowest to its highest value, as in figure 3 of :cite:t:`Song2026`; shows
-        where a gene is high, not how high. ``"robust"``: from the 2nd to the 98th percentile, so that single spots do
-        not determine the scale. None: normalised expression, measured and predicted on one scale.
+        ``"shared"``: measured and predicted expression have one colour scale, so that equal colours are equal values.
+        ``"each"``: each map has a scale and colour bar of its own, and a note says so; this shows where a gene is high, not
+        how high. Scales span the 1st to the 99th percentile; values beyond them are shown by pointed ends of the colour
+        bar.
+    spread
+        ``"measured"``: predictions are drawn with the standard deviation of the measured values of the gene on the slide,
+        around their own mean, and the title says by how much they were stretched. Predictions vary less than what they
+        predict, and so does a map of them; this is for seeing their pattern and changes neither values nor scores. By
+        default they are drawn as they are.
     cmap
-        Name of a matplotlib colour map.
+        Name of a matplotlib colour map, or one itself. The default runs from yellow over green to a dark blue green, which
+        stand off H&E, also for readers without red or green cones.
+    letters
+        Letter the genes and slides, a, b, c. By default if there are several and no ``ax`` is given.
     ncols
-        Genes per row of the figure, each with its measured and predicted panel. By default all genes if there are
-        several slides (a row per slide), else two. Always one with several models.
+        Genes per row of the figure, each with its measured and predicted map. By default two, or three if there is one map
+        of each; one with several models. With several genes, each slide begins a row.
     ax
         Axes to draw on, one per panel; a new figure by default.
     show
@@ -105,9 +128,10 @@ def spatial_pred(
     KeyError
         If a gene, a slide or predictions are unknown, or ``img`` is set and a slide has no image.
     ValueError
-        If ``scale``, ``shape``, ``size`` or ``ncols`` has an invalid value, or ``ax`` has another number of axes.
+        If ``scale``, ``spread``, ``shape``, ``size``, ``img``, ``cmap`` or ``ncols`` has an invalid value, ``ax`` has another
+        number of axes, or ``spread`` is ``"measured"`` and a gene was not measured on a slide.
     TypeError
-        If ``size`` or ``ncols`` is not a number.
+        If ``size``, ``img`` or ``ncols`` has another type.
 
     Warns
     -----
@@ -119,15 +143,19 @@ def spatial_pred(
     >>> import gdml
     >>> gdml.tl.evaluate(adata)  # doctest: +SKIP
     >>> gdml.pl.spatial_pred(adata, ["FASN", "GNAS"])  # doctest: +SKIP
+    >>> gdml.pl.spatial_pred(adata, "FASN", img=True, spread="measured")  # doctest: +SKIP
     >>> gdml.pl.spatial_pred(adata, "FASN", key=["gdml_ridge", "gdml_triplex"])  # doctest: +SKIP
     """
-    if scale not in (*SCALES, None):
-        raise ValueError(f"`scale` is {scale!r}; it must be 'minmax', 'robust' or None.")
+    if scale not in SCALES:
+        raise ValueError(f"`scale` is {scale!r}; it must be 'shared' (one scale for both maps) or 'each' (one each).")
+    if spread not in (None, "measured"):
+        raise ValueError(f"`spread` is {spread!r}; it must be 'measured' or None.")
+    check_style(shape, size, img)
+    colors = find_cmap(cmap)
     data, adata = adata, table_of(adata)
     keys = [key] if isinstance(key, str) else list(dict.fromkeys(key))
     if not keys:
         raise ValueError("`key` is empty; name at least one model.")
-    check_number("size", size, above=0, hint="1 is the true size")
     if ncols is not None:
         check_count("ncols", ncols)
     compare = len(keys) > 1
@@ -139,35 +167,31 @@ def spatial_pred(
         library_key = str(adata.uns.get(home, {}).get(_keys.TILES, {}).get("library_key", _keys.LIBRARY))
     slides = _slides(adata, library_key, library_id)
     genes = [genes] if isinstance(genes, str) else list(genes)
-    groups = find_groups(adata, genes, slides, keys)
-    entries = _entries(data, home, library_key, slides, img)
+    groups = find_groups(adata, genes, slides, keys, stretch=spread is not None)
+    entries = _entries(data, home, library_key, slides, bool(img))
     layouts = {
         name: spot_layout(adata, name, rows, shape=shape, size=size, img=img, key=home, entry=entries.get(name))
         for name, rows in slides.items()
     }
-    unit = unit_of(adata, keys)
-    several = len(slides) > 1
     spots = [layouts[group.library] for group in groups]
-    if ax is not None:
-        axes = given_axes(ax, sum(len(group.panels) for group in groups))
-
+    if letters is None:
+        letters = ax is None and len(groups) > 1
+    style: dict[str, Any] = {"each": scale == "each", "cmap": colors, "unit": unit_of(adata, keys)}
+    axes = None if ax is None else given_axes(ax, sum(len(group.panels) for group in groups))
+    marks = [_letter(i) if letters else "" for i in range(len(groups))]
     if compare:
-        if ax is None:
-            warn = any(panel.optimistic for panel in groups[0].panels)
-            rows = [group.library for group in groups]
-            axes = new_grid(spots, rows, len(groups[0].panels), names=names.values(), warn=warn)
-        draw_rows(axes, groups, spots, names, scale, cmap, unit, name_slides=several)
-        return finish(np.array(axes, dtype=object), show, return_fig)
-    if ncols is None:
-        ncols = len(genes) if several else min(2, len(genes))
-    if ax is None:
-        axes = new_axes(spots, [len(group.panels) for group in groups], ncols=ncols, row_label=several)
-    remaining = iter(axes)
-    for i, (group, layout) in enumerate(zip(groups, spots, strict=True)):
-        own = [next(remaining) for _ in group.panels]
-        named = several and (ax is not None or i % ncols == 0)
-        draw_group(own, group, layout, scale, cmap, unit, row_label=named)
+        axes = draw_models(axes, groups, spots, names, letters=marks, **style)
+    else:
+        if labels is None:
+            names = {key: str(adata.uns.get(key, {}).get(_keys.PREDICT, {}).get("name", "")) for key in keys}
+        axes = draw_pairs(axes, groups, spots, names, ncols=ncols, by_slide=len(genes) > 1, letters=marks, **style)
     return finish(np.array(axes, dtype=object), show, return_fig)
+
+
+def _letter(i: int) -> str:
+    """Letter of a panel: a to z, then aa, ab and so on."""
+    before, i = divmod(i, 26)
+    return (_letter(before - 1) if before else "") + "abcdefghijklmnopqrstuvwxyz"[i]
 
 
 def _entries(data: Any, key: str, library_key: str, slides: Iterable[str], img: bool) -> dict[str, Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Draw maps side by side: measured expression, and predictions of one or several models."""
+"""Draw a gene on a slide: measured expression beside the predictions of one model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,120 +6,153 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
-from matplotlib.colors import Normalize
-from numpy.typing import NDArray
+from matplotlib.colors import Colormap
+from matplotlib.text import Annotation
 
-from ._common import GREY, RED, two_digits
-from ._figure import heading_lines
-from ._spatial_groups import MEASURED, Group, Panel
-from ._spots import SpotLayout, draw_spots, scale_bar
+from gdml.spots.coordinates import ONE_SLIDE
 
-SCALES = {"minmax": (0, 100), "robust": (2, 98)}  # percentiles that become 0 and 1
-OPTIMISTIC = "optimistic"
+from ._common import RED
+from ._expression_colors import common_scale
+from ._page import HEAD_PT, LINE, MM_PER_PT, SMALL_PT, TEXT_PT, figure_of, size_mm, text_mm, unit_lines
+from ._scale_bar import scale_bar
+from ._spatial_figure import beside_bars, new_axes, panel_mm, rows_of
+from ._spatial_groups import Group, Panel
+from ._spatial_texts import most_lines, title_lines
+from ._spots import SpotLayout, draw_spots
 
-
-def draw_group(
-    axes: list[Axes], group: Group, spots: SpotLayout, scale: str | None, cmap: str, unit: str, *, row_label: bool
-) -> None:
-    """Draw a gene on a slide, measured and predicted by one model."""
-    shown, norm = _shades([panel.values for panel in group.panels], scale)
-    for ax, panel, values in zip(axes, group.panels, shown, strict=True):
-        drawn = draw_spots(ax, spots, values, cmap=cmap, norm=norm)
-        title = MEASURED if panel.kind == MEASURED else "predicted"
-        if panel.pcc is not None:
-            title = f"{OPTIMISTIC if panel.optimistic else title + ','} PCC {two_digits(panel.pcc)}"
-        ax.set_title(title, loc="right", fontsize="medium", **_warning(panel))
-    axes[0].set_title(group.gene, loc="left", fontsize="medium", fontstyle="italic")
-    if row_label:
-        axes[0].set_ylabel(group.library)
-    scale_bar(axes[0], spots.um_per_px)
-    _color_bar(axes[-1], drawn, unit if scale is None else "scaled expression", scaled=scale is not None)
+SCALES = ("shared", "each")
+OWN_SCALES = "each map on its own scale"
+_PAD_PT, FOOT_PT, _SPACE_PT = 3.0, 6.0, 5.0
+_BAR_MM, _BAR_LEFT_MM, _BAR_SHARE = 2.0, 1.5, 0.84  # width, distance, height over that of the panel
 
 
-def draw_rows(
-    axes: list[Axes],
+def draw_pairs(
+    axes: list[Axes] | None,
     groups: list[Group],
     layouts: list[SpotLayout],
     names: Mapping[str, str],
-    scale: str | None,
-    cmap: str,
-    unit: str,
     *,
-    name_slides: bool,
+    each: bool,
+    cmap: Colormap,
+    unit: str,
+    letters: Sequence[str],
+    ncols: int | None,
+    by_slide: bool,
+) -> list[Axes]:
+    """Draw all maps of one model, on a new page if no axes are given."""
+    counts = [len(group.panels) for group in groups]
+    nouns = [spots.noun for spots in layouts]
+    if axes is None:
+        ncols = ncols or (3 if max(counts) == 1 else 2)
+        rows = rows_of([group.library for group in groups], ncols, by_slide=by_slide)
+        ncols = max(len(row) for row in rows)
+        width = panel_mm(max(counts), max(counts) if each else 1, ncols)
+        lines = title_lines(groups, names, nouns, [beside_bars([width] * n, each=each) for n in counts])
+        axes = new_axes(layouts, counts, rows, width=width, each=each, n_lines=most_lines(lines))
+    else:
+        starts = np.cumsum([0, *counts[:-1]])
+        own = [axes[start : start + n] for start, n in zip(starts, counts, strict=True)]
+        lines = title_lines(groups, names, nouns, [[size_mm(ax)[0] for ax in row] for row in own])
+    remaining = iter(axes)
+    for group, spots, text, letter in zip(groups, layouts, lines, letters, strict=True):
+        own_axes = [next(remaining) for _ in group.panels]
+        style: dict[str, Any] = {"each": each, "cmap": cmap, "unit": unit, "letter": letter}
+        _draw_group(own_axes, group, spots, text, n_lines=most_lines(lines), **style)
+    return axes
+
+
+def _draw_group(
+    axes: list[Axes],
+    group: Group,
+    spots: SpotLayout,
+    lines: list[list[str]],
+    *,
+    n_lines: int,
+    each: bool,
+    cmap: Colormap,
+    unit: str,
+    letter: str,
 ) -> None:
-    """Draw a row per gene and slide, with a column per model."""
-    n = len(groups[0].panels)
-    warn = any(panel.optimistic for panel in groups[0].panels)
-    rows = [axes[i : i + n] for i in range(0, len(axes), n)]
-    for i, (row, group, spots) in enumerate(zip(rows, groups, layouts, strict=True)):
-        shown, norm = _shades([panel.values for panel in group.panels], scale)
-        for ax, panel, values in zip(row, group.panels, shown, strict=True):
-            drawn = draw_spots(ax, spots, values, cmap=cmap, norm=norm)
-            if panel.pcc is not None:
-                ax.set_title(f"PCC {two_digits(panel.pcc)}", fontsize="small", pad=3, **_warning(panel))
-            if np.isnan(values).all():
-                text = "not measured" if panel.kind == MEASURED else "not predicted"
-                ax.text(0.5, 0.5, text, transform=ax.transAxes, color=GREY, ha="center", va="center", fontsize="small")
-            if not i:
-                _heading(ax, names.get(panel.kind, panel.kind), panel, pt=28 if warn else 16)
-        row[0].set_ylabel(group.gene, fontstyle="italic")
-        if i + 1 == len(groups) or groups[i + 1].library != group.library:
-            scale_bar(row[0], spots.um_per_px)
-        if scale is None:
-            _color_bar(row[-1], drawn, unit.replace("per ", "per\n"), scaled=False)
-        elif not i:  # the same for all rows
-            _color_bar(row[-1], drawn, "scaled\nexpression", scaled=True)
-    if name_slides:
-        _name_slides([row[0] for row in rows], [group.library for group in groups])
+    """Draw the maps of a gene on a slide, with titles, scale bar and colour bars."""
+    if not each:
+        norm, ends = common_scale([panel.values for panel in group.panels])
+    for ax, panel, text in zip(axes, group.panels, lines, strict=True):
+        if each:
+            norm, ends = common_scale([panel.values])
+        drawn = draw_spots(ax, spots, panel.values, cmap=cmap, norm=norm)
+        for i, line in enumerate(reversed(text + [""] * (n_lines - len(text)))):  # first lines are level
+            _above(ax, line, _PAD_PT + i * TEXT_PT * LINE, fontsize=TEXT_PT, **warning(panel))
+        if each or ax is axes[-1]:
+            _color_bar(ax, drawn, unit, ends)
+    _heading(axes, group, letter, _PAD_PT + n_lines * TEXT_PT * LINE)
+    scale_bar(axes[0], spots.um_per_px, fontsize=SMALL_PT)
+    if each and len(axes) > 1:
+        foot_note(axes[-1], OWN_SCALES)
 
 
-def _warning(panel: Panel) -> dict[str, Any]:
+def _above(ax: Axes, text: str, pt: float, **style: Any) -> None:
+    """Write a line above the left end of axes."""
+    if text:
+        ax.annotate(
+            text, (0, 1), xycoords="axes fraction", xytext=(0, pt + 1), textcoords="offset points", annotation_clip=False,
+            **style,
+        )  # fmt: skip
+
+
+def warning(panel: Panel) -> dict[str, Any]:
     """Style of a score, conspicuous if it is optimistic."""
     return {"color": RED, "fontweight": "bold"} if panel.optimistic and panel.pcc is not None else {}
 
 
-def _heading(ax: Axes, name: str, panel: Panel, *, pt: float) -> None:
-    """Write the heading of a column, above the titles of its maps."""
-    width = ax.get_window_extent().width / ax.figure.dpi
-    if panel.optimistic:
-        ax.set_title(f"{OPTIMISTIC}\n{ax.get_title()}".strip(), fontsize="small", pad=3, color=RED, fontweight="bold")
+def _heading(axes: list[Axes], group: Group, letter: str, pt: float) -> None:
+    """Write the letter, the gene and the slide above the lines of the maps."""
+    places = [ax.get_window_extent() for ax in axes]
+    free = (places[-1].x1 - places[0].x0) / figure_of(axes[0]).dpi * 25.4
+    style: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "annotation_clip": False}
+    style |= {"fontsize": HEAD_PT}
+    before: Annotation | None = None
+    for text, weight, slant in (
+        (letter, "bold", "normal"),
+        (group.gene, "bold", "italic"),
+        ("" if group.library == ONE_SLIDE else f"slide {group.library}", "normal", "normal"),
+    ):
+        fitting = _shortened(text, free, weight)
+        if not fitting:
+            continue
+        where: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, pt + 1)}
+        if before is not None:
+            where = {"xy": (1, 0), "xycoords": before, "xytext": (_SPACE_PT, 0)}
+        before = axes[0].annotate(fitting, **where, **style, fontweight=weight, fontstyle=slant)
+        free -= text_mm(fitting, HEAD_PT, weight) + _SPACE_PT * MM_PER_PT
+
+
+def _shortened(text: str, width_mm: float, weight: str) -> str:
+    """Cut a text that is too wide, and end it with an ellipsis."""
+    if text_mm(text, HEAD_PT, weight) <= width_mm:
+        return text
+    fits = (n for n in range(len(text) - 1, 0, -1) if text_mm(text[:n] + "…", HEAD_PT, weight) <= width_mm)
+    return next((text[:n].rstrip() + "…" for n in fits), "")
+
+
+def foot_note(ax: Axes, text: str, *, below_pt: float = FOOT_PT) -> None:
+    """Write a note below the right end of axes, level with the scale bar."""
     ax.annotate(
-        "\n".join(heading_lines(name, width)), (0.5, 1), xycoords="axes fraction", xytext=(0, pt),
-        textcoords="offset points", ha="center", va="bottom", annotation_clip=False,
+        text, (1, 0), xycoords="axes fraction", xytext=(0, -below_pt), textcoords="offset points", ha="right",
+        va="center", fontsize=SMALL_PT, annotation_clip=False,
     )  # fmt: skip
 
 
-def _name_slides(first: Sequence[Axes], libraries: Sequence[str]) -> None:
-    """Write the name of each slide at the left of its rows."""
-    for library in dict.fromkeys(libraries):
-        own = [ax for ax, name in zip(first, libraries, strict=True) if name == library]
-        places = [ax.get_position() for ax in own]
-        middle = (max(place.y1 for place in places) + min(place.y0 for place in places)) / 2
-        x = places[0].x0 - 0.42 / own[0].figure.bbox.width * own[0].figure.dpi
-        own[0].figure.text(x, middle, library, rotation=90, ha="center", va="center", fontweight="bold")
+def _color_bar(ax: Axes, drawn: Collection, label: str, ends: str) -> None:
+    """Draw a colour bar right of a map, in the unit of its values."""
+    width, height = size_mm(ax)
+    bar = ax.inset_axes((1 + _BAR_LEFT_MM / width, (1 - _BAR_SHARE) / 2, _BAR_MM / width, _BAR_SHARE))
+    figure_of(ax).colorbar(drawn, cax=bar, extend=ends, extendfrac=min(0.06, 1.2 / height))
+    bar.locator_params(axis="y", nbins=max(2, min(6, int(height / 6))))
+    bar.set_ylabel(unit_lines(label, height), fontsize=SMALL_PT, labelpad=2, linespacing=1.1)
+    style_bar(bar)
 
 
-def _shades(values: list[NDArray[np.float64]], scale: str | None) -> tuple[list[NDArray[np.float64]], Normalize]:
-    """Scale the values for the colour map: each map by itself, or all on a common scale."""
-    if scale is not None:
-        return [_scaled(one, *SCALES[scale]) for one in values], Normalize(0, 1)
-    every = np.concatenate(values)
-    return values, Normalize(np.nanmin(every), np.nanmax(every))
-
-
-def _scaled(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """Scale values to [0, 1] between two percentiles."""
-    if np.isnan(values).all():
-        return values
-    low = np.nanpercentile(values, low, method="higher")
-    high = np.nanpercentile(values, high, method="lower")
-    return np.clip((values - low) / (high - low or 1), 0, 1)
-
-
-def _color_bar(ax: Axes, drawn: Collection, label: str, *, scaled: bool) -> None:
-    width = ax.get_window_extent().width / ax.figure.dpi
-    bar = ax.inset_axes((1 + 0.08 / width, 0.1, 0.09 / width, 0.8))
-    ax.figure.colorbar(drawn, cax=bar, ticks=[0, 1] if scaled else None)
-    bar.set_ylabel(label, fontsize="small", labelpad=-4 if scaled else 3)
-    bar.tick_params(labelsize="small", length=2)
+def style_bar(bar: Axes) -> None:
+    """Give a colour bar small type and no frame."""
+    bar.tick_params(labelsize=SMALL_PT, length=1.5, width=0.5, pad=1.5)
     bar.spines[:].set_visible(False)

@@ -1,4 +1,4 @@
-"""Spots of one slide at their true size: shapes, limits, H&E underneath, scale bar."""
+"""Spots of one slide: shapes, sizes, limits, H&E underneath."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,20 +6,25 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection, EllipseCollection, PolyCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from numpy.typing import NDArray
 
 from gdml import _keys
-from gdml._errors import did_you_mean, some
+from gdml._errors import check_number, did_you_mean, some
 from gdml.slides.geometry import grid_kind, um_per_px_from_grid, um_per_px_from_neighbors
 from gdml.spots.images import slide_entry
 from gdml.spots.scale import PITCH_UM
 
+from ._page import MM_PER_PT, size_mm
+
 SHAPES = {"hex": 6, "square": 4, "circle": 0}
-_FADED, _THROUGH = 0.7, 0.75  # opacity of the H&E image, and of tiles that cover it
+SIZES = ("true", "touch")
+FADED = 0.5  # opacity of the H&E image under spots
+_THROUGH = 0.75  # opacity of tiles that cover it
+_VISIUM = 0.55  # diameter over pitch; Space Ranger writes 65 um for 55
+_EDGE, _EDGE_PT = 0.06, 0.4  # white edge of circles over the image: share of the diameter, and the widest, pt
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class SpotLayout:
     um_per_px: float | None
     image: NDArray[Any] | None
     image_scale: float
+    opacity: float  # of the image
+    noun: str  # "spot", "bin" or "tile"
     corner: tuple[float, float] = (0.0, 0.0)  # of the image
     see_through: bool = False  # over the image
 
@@ -49,8 +56,8 @@ def spot_layout(
     rows: NDArray[np.intp],
     *,
     shape: str | None,
-    size: float,
-    img: bool,
+    size: float | str | None,
+    img: bool | float,
     key: str,
     entry: Mapping[str, Any] | None = None,
 ) -> SpotLayout:
@@ -63,8 +70,6 @@ def spot_layout(
     ValueError
         If the shape is unknown.
     """
-    if shape is not None and shape not in SHAPES:
-        raise ValueError(f"`shape` is {shape!r}. {did_you_mean(str(shape), SHAPES)}")
     tiles = adata.uns.get(key, {}).get(_keys.TILES, {})
     xy = np.asarray(adata.obsm[str(tiles.get("spatial_key", _keys.SPATIAL))], np.float64)[rows]
     visium = slide_entry(adata, library) if entry is None else entry
@@ -72,15 +77,20 @@ def spot_layout(
     kind = grid_kind(*grid) if len(grid) == 2 else None
     factors, tiled = visium.get("scalefactors", {}), tiles.get("slides", {}).get(library, {})
     # tiles of a slide without spots, and bins, cover the tissue
-    covering = "bin_size_um" in factors or library in adata.uns.get(key, {}).get(_keys.TISSUE, {})
-    shape = shape or ("hex" if kind == "hex" else "square" if covering else "circle")
-    diameter = factors.get("spot_diameter_fullres")
-    pitch = _pitch(xy, grid) or 2 * float(diameter or 1)
-    sides = SHAPES[shape]
-    if covering and shape == "square" and diameter:
-        diameter = min(float(diameter), pitch)  # tiles that overlap would hide one another
-    else:
-        diameter = pitch if sides else float(diameter or pitch / 2)
+    noun = "bin" if "bin_size_um" in factors else "spot"
+    noun = "tile" if library in adata.uns.get(key, {}).get(_keys.TISSUE, {}) else noun
+    covering = noun != "spot"
+    size = size or ("true" if covering or img else "touch")
+    hexagons = kind == "hex" and (covering or (size == "touch" and not img))  # circles show the image between them
+    shape = shape or ("hex" if hexagons else "square" if covering else "circle")
+    given = factors.get("spot_diameter_fullres")
+    pitch = _pitch(xy, grid) or 2 * float(given or 1)
+    true = float(given or pitch / 2)
+    if covering:
+        true = min(float(given or pitch), pitch) if shape == "square" else pitch  # those that overlap hide one another
+    elif kind == "hex":
+        true = min(true, _VISIUM * pitch)
+    diameter = {"true": true, "touch": pitch}[size] if isinstance(size, str) else true * size
 
     scale = tiled.get("um_per_px", np.nan)
     of_array = factors.get("bin_size_um", np.nan) if covering else PITCH_UM.get(kind or "", np.nan)
@@ -90,14 +100,39 @@ def spot_layout(
     return SpotLayout(
         xy,
         shape,
-        diameter * size,
-        _direction(xy, sides),
+        diameter,
+        _direction(xy, SHAPES[shape]),
         float(um_per_px) if np.isfinite(um_per_px) else None,
         image,
         image_scale,
+        FADED if isinstance(img, bool) else float(img),
+        noun,
         (float(tiled.get("left", 0.0)), float(tiled.get("top", 0.0))),
         covering and shape != "circle",
     )
+
+
+def check_style(shape: Any, size: Any, img: Any) -> None:
+    """Refuse styles of spots that do not exist.
+
+    Raises
+    ------
+    ValueError
+        If ``shape`` or a text as ``size`` is unknown, a number as ``size`` not positive, or a number as ``img`` not above
+        0 and at most 1.
+    TypeError
+        If ``size`` or ``img`` has another type.
+    """
+    if shape is not None and shape not in SHAPES:
+        raise ValueError(f"`shape` is {shape!r}. {did_you_mean(str(shape), SHAPES)}")
+    if isinstance(size, str) and size not in SIZES:
+        raise ValueError(f"`size` is {size!r}. {did_you_mean(size, SIZES)}")
+    if size is not None and not isinstance(size, str):
+        check_number("size", size, above=0, hint="1 is the true size")
+    if not isinstance(img, bool | np.bool_):
+        check_number("img", img, above=0, hint="it is the opacity of the image; or True, False")
+        if img > 1:
+            raise ValueError(f"`img` is {img!r}; as the opacity of the image it must be at most 1.")
 
 
 def _pitch(xy: NDArray[np.float64], grid: list[NDArray[Any]]) -> float | None:
@@ -133,20 +168,29 @@ def _hires(visium: Mapping[str, Any], library: str) -> tuple[NDArray[Any], float
     return np.asarray(images["hires"]), float(factors["tissue_hires_scalef"])
 
 
-def draw_spots(ax: Axes, spots: SpotLayout, values: NDArray[Any], *, cmap: str, norm: Normalize) -> Collection:
+def draw_spots(ax: Axes, spots: SpotLayout, values: NDArray[Any], *, cmap: Colormap, norm: Normalize) -> Collection:
     """Draw a value per spot, in image orientation (y down), at equal aspect."""
     left, right, top, bottom = spots.limits()
+    # limits are widened on narrow slides, instead of narrowing the axes, so that titles fit
+    box = ax.get_window_extent()
+    wider = max(0.0, (bottom - top) * box.width / box.height - (right - left)) / 2
+    ax.set(xlim=(left - wider, right + wider), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     if spots.image is not None:
         (height, width), (x, y) = np.array(spots.image.shape[:2]) / spots.image_scale, spots.corner
-        extent = (x, x + width, y + height, y)
-        ax.imshow(spots.image, extent=extent, interpolation="antialiased", alpha=_FADED, zorder=0)
+        extent, limits = (x, x + width, y + height, y), (ax.get_xlim(), ax.get_ylim())
+        ax.imshow(spots.image, extent=extent, interpolation="antialiased", alpha=spots.opacity, zorder=0)
+        ax.set(xlim=limits[0], ylim=limits[1])
     # an edge in the colour of the spot closes the seams that renderers leave between tiles
     style: dict[str, Any] = {"cmap": cmap, "norm": norm, "linewidths": 0.2, "edgecolors": "face", "zorder": 1}
     if spots.image is not None and spots.see_through:
         # neither edges nor blended borders, which would be seen as a mesh
         style |= {"linewidths": 0, "edgecolors": "none", "antialiaseds": False, "alpha": _THROUGH, "rasterized": True}
     elif spots.image is not None:
-        style |= {"linewidths": 0.4, "edgecolors": "white"}  # stained nuclei are as dark as low values
+        pt_per_px = size_mm(ax)[0] / MM_PER_PT / (right - left + 2 * wider)
+        style |= {"linewidths": min(_EDGE_PT, _EDGE * spots.diameter * pt_per_px), "edgecolors": "white"}
+    elif spots.shape == "circle":
+        style |= {"linewidths": 0}
     drawn: Collection
     if spots.shape == "circle":
         d = np.full(len(spots.xy), spots.diameter)
@@ -160,40 +204,4 @@ def draw_spots(ax: Axes, spots: SpotLayout, values: NDArray[Any], *, cmap: str, 
         drawn = PolyCollection(spots.xy[:, None] + outline, **style)
     drawn.set_array(np.asarray(values, np.float64))
     ax.add_collection(drawn, autolim=False)
-    # limits are widened on narrow slides, instead of narrowing the axes, so that titles fit
-    box = ax.get_window_extent()
-    wider = max(0.0, (bottom - top) * box.width / box.height - (right - left)) / 2
-    ax.set(xlim=(left - wider, right + wider), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
     return drawn
-
-
-def scale_bar(ax: Axes, um_per_px: float | None) -> None:
-    """Draw a scale bar of a round length below the axes, whose unit is a px; none if the scale is unknown."""
-    if um_per_px is None:
-        return
-    left, right = ax.get_xlim()
-    bottom, top = ax.get_ylim()
-    longest = 0.3 * (right - left) * um_per_px
-    power = 10.0 ** np.floor(np.log10(longest))
-    length = max(step * power for step in (1, 2, 5) if step * power <= longest)
-    label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
-    below = bottom + 0.03 * (bottom - top)
-    ax.plot(
-        [left, left + length / um_per_px],
-        [below, below],
-        color="black",
-        lw=2,
-        solid_capstyle="butt",
-        clip_on=False,
-    )
-    ax.annotate(
-        label,
-        (left + length / um_per_px, below),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize="small",
-        annotation_clip=False,
-        path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
-    )

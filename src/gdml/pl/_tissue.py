@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gdml.slides.tissue import CLASSES
 
 from ._common import BLACK, GREEN, GREY, ORANGE, SKY, add_legend, finish, given_axes
-from ._spots import scale_bar
+from ._scale_bar import scale_bar
 from ._tissue_panel import TissuePanel, of_adata, of_slide
 
 _NAMES = {"glass": "glass", "tissue": "tissue", "pen": "pen or ink", "fold": "fold", "blurred": "out of focus"}
