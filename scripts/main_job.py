@@ -78,7 +78,9 @@ def main() -> None:
     shown = pd.concat([genes.head(10), genes.tail(5)])
     shown = shown[["warrant", "pcc_expected", "pcc_low", "pcc_high", "pcc_attainable", "pcc_found"]]
     unseen = new.uns["gdml"]["predict"]["unseen"]
-    print(f"The ten best and the five worst genes by what was found on held-out spots ({unseen}) of the training slides:")
+    print(
+        f"The ten best and the five worst genes by what was found on held-out spots ({unseen}) of the training slides:"
+    )
     print(f"{shown.round(2).to_string()}\n")
     print(f"Figure:           {(options.out / 'spatial_pred.png').resolve()}")
     print(f"Predicted slide:  {(options.out / 'predicted.h5ad').resolve()}")
