@@ -104,6 +104,13 @@ def test_hopeless_is_what_adds_nothing_to_the_others(noise):
     assert not is_hopeless(products(y, floor, second, y + 0.5 * error[2]))
 
 
+def test_of_few_parts_nothing_is_hopeless(noise):
+    y = noise.normal(size=(6, 200))
+    floor = y + noise.normal(size=y.shape)
+    worse = floor + 2 * noise.normal(size=y.shape)
+    assert [is_hopeless(products(y[:n], floor[:n], worse[:n])) for n in (2, 3, 4)] == [False, False, True]
+
+
 @given(st.integers(1, 4), st.integers(2, 8), st.integers(0, 2**32 - 1))
 def test_shares_sum_to_one_and_never_lose_on_the_parts_they_were_chosen_on(k, n_parts, seed):
     rng = np.random.default_rng(seed)

@@ -15,6 +15,8 @@ STEP = 0.1
 #: Gain over the floor, as a share of what the floor gains over the mean, below which the floor is kept. On the development
 #: set it was at most 0.04 where blends lost across patients, and at least 0.14 where they gained.
 LEAST_GAIN = 0.07
+#: Held-out parts that are needed to give a member up.
+LEAST_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,10 @@ def is_hopeless(products: Products) -> bool:
     """Whether more held-out parts will hardly give the last member a share.
 
     That is where no blend with it, given one standard error, gains what is needed to leave the floor, or more than the best
-    blend without it.
+    blend without it. Of fewer than ``LEAST_PARTS`` the standard error is too uncertain to tell.
     """
+    if len(products.targets) < LEAST_PARTS:
+        return False
     shares = _grid(products)
     gain = products.gains(shares)
     with_last = shares[:, -1] > 0
