@@ -21,7 +21,7 @@ UNUSUAL = 0.95
 #: A slide is unlike the training slides where its shift exceeds 1 and this times the largest of a held-out training slide,
 LEAST_SHIFT, MARGIN = 1.0, 1.5
 #: or where more than this share of its spots is unusual.
-MOST_UNUSUAL = 0.5
+MOST_UNUSUAL = 0.75
 #: Fewer training spots than this are not described.
 LEAST_SPOTS = 12
 #: Training spots that the covariance is estimated from, and means of slides that are kept, at most.
