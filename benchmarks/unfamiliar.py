@@ -1,6 +1,7 @@
 """Which slides a model says that it does not know.
 
-    python benchmarks/unfamiliar.py
+    python benchmarks/unfamiliar.py           # slides that a model does not know
+    python benchmarks/unfamiliar.py --leaks   # how alike sections of one patient are, and of two
 
 Ridge regression on pooled stain statistics. False alarms: sections of the development set that were left out, and thirds
 of the left half of visium_colon (margins as in ``learner.py``). Hits: slides of other tissues, and C4 after something was
@@ -9,6 +10,7 @@ done to it. Predictions are not scored; of the mouse bulb the images alone are u
 
 import argparse
 import warnings
+from itertools import combinations
 
 import numpy as np
 from learner import parts, read_mob
@@ -17,6 +19,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import hed2rgb, hsv2rgb, rgb2hed, rgb2hsv
 
 import gdml
+from gdml.spots.data import spot_data
+from gdml.spots.leaks import likeness
+from gdml.spots.resolve import Spots
 
 SECTIONS = ["B4", "C2", "C3", "C4"]
 PEN_UM, N_STROKES = 300, 4
@@ -101,13 +106,29 @@ def row(what, adata, model):
     return new
 
 
+def alike(adata) -> None:
+    """Print how alike slides are, beside the halves of each."""
+    spots = Spots.resolve(adata)
+    found = likeness(spots.counts(), spot_data(spots)[0], spots)
+    print("| slides | profiles of expression | difference of features |\n|---|---:|---:|")
+    for name, counts, features in zip(found.names, found.least, found.most, strict=True):
+        print(f"| halves of {name} | {counts:.3f} | {features:.2f} |")
+    for i, j in combinations(range(len(found.names)), 2):
+        print(f"| {found.names[i]} and {found.names[j]} | {found.counts[i, j]:.3f} | {found.features[i, j]:.2f} |")
+    print("\nAs alike as halves:", found.pairs())
+
+
 def main() -> None:
     """Print a table."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--leaks", action="store_true")
+    only_leaks = parser.parse_args().leaks
     warnings.filterwarnings("ignore")
     sections = gdml.datasets.her2st(SECTIONS)
     path = sections.uns["spatial"]["C4"]["metadata"]["source_image_path"]
     ready(sections)
+    if only_leaks:
+        return alike(sections)
     on = lambda *names: sections[sections.obs["library_id"].isin(names)].copy()
     print("| learnt from, and what was predicted | slide | shift | limit | unusual spots | verdict | features |")
     print("|---|---|---:|---:|---:|---|---|")

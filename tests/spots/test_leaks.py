@@ -7,8 +7,11 @@ import pytest
 import torch
 from scipy import sparse
 
+import gdml
 from gdml.spots import leaks
-from gdml.spots.leaks import as_halves, contradicted, same_counts
+from gdml.spots.data import spot_data
+from gdml.spots.leaks import contradicted, likeness, same_counts
+from gdml.spots.resolve import Spots
 from gdml.training.data import SpotData
 
 N, GENES, DIM = 144, 300, 5
@@ -41,7 +44,7 @@ def halves(*sections):
     )
     rows = {name: np.arange(i * N, (i + 1) * N) for i, name in enumerate(names)}
     counts = sparse.csr_matrix(np.concatenate([counts for _, counts, _ in sections]))
-    return as_halves(counts, data, SimpleNamespace(slides=rows, xy=xy))
+    return likeness(counts, data, SimpleNamespace(slides=rows, xy=xy)).pairs()
 
 
 def test_sections_of_one_block_are_as_alike_as_halves():
@@ -96,3 +99,14 @@ def test_empty_spots_are_no_copies():
 )
 def test_names_that_contradict_groups(groups, expected):
     assert contradicted(groups) == expected
+
+
+@pytest.mark.real
+def test_sections_of_one_patient_are_told_from_another_patient(data_dir):
+    """HER2ST C2, C3 and C4 are of one patient, B4 is of another."""
+    adata = gdml.datasets.her2st(["B4", "C2", "C3", "C4"])
+    gdml.pp.tile(adata, n_side=1)
+    gdml.pp.embed(adata, "stain", tokens="pooled")
+    spots = Spots.resolve(adata)
+    found = likeness(spots.counts(), spot_data(spots)[0], spots).pairs()
+    assert found == [("C2", "C3"), ("C2", "C4"), ("C3", "C4")]

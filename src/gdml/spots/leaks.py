@@ -4,11 +4,13 @@ import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist, squareform
 
 from gdml._errors import some
 from gdml._provenance import row_digests
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Share of the spots of the smaller of two slides whose counts the other has, too, from which one is a copy.
 COPIED = 0.5
+_SMALL = 1e-6
 _N_GENES = 1000  # whose profile is compared: those with the most counts
 _LEAST_SPOTS = 100  # of a slide whose halves are compared: those of fewer differ by chance
 #: Words that slides of different patients share.
@@ -68,7 +71,7 @@ def warn_of_leaks(
     found = {_IMAGE: same_image(spots)}
     if counts is not None:
         found[_COPY] = same_counts(counts, spots.slides)
-        found[_ALIKE] = as_halves(counts, data, spots)
+        found[_ALIKE] = likeness(counts, data, spots).pairs()
     told: set[frozenset[str]] = set()
     for what, pairs in found.items():  # of several reasons the strongest, which is the first
         found[what] = [pair for pair in pairs if groups[pair[0]] != groups[pair[1]] and frozenset(pair) not in told]
@@ -120,12 +123,39 @@ def same_counts(counts: Any, slides: Mapping[str, NDArray[np.intp]]) -> Pairs:
     return [(a, b) for (a, b), n in shared.items() if n >= COPIED * min(len(slides[a]), len(slides[b]))]
 
 
-def as_halves(counts: Any, data: "SpotData", spots: Spots) -> Pairs:
-    """Find pairs of slides that are as alike as the halves of each of them, by counts and by features.
+@dataclass(frozen=True)
+class Likeness:
+    """How alike slides are, beside the halves of each.
 
-    A slide is cut in two, across and along; of the two cuts, that whose halves differ most counts. Profiles of expression are
-    compared by the correlation of their logarithm, features by the root mean square difference of their means in
-    standard deviations. Slides are compared by every second spot, so that they have as many counts as the halves.
+    Parameters
+    ----------
+    names
+        The slides, of 100 spots or more.
+    counts, features
+        (n, n) correlation of the profiles of expression of two slides, and difference of their features.
+    least, most
+        (n,) the same of two halves of each slide: of two cuts the smaller correlation and the larger difference.
+    """
+
+    names: list[str]
+    counts: NDArray[np.float64]
+    features: NDArray[np.float64]
+    least: NDArray[np.float64]
+    most: NDArray[np.float64]
+
+    def pairs(self) -> Pairs:
+        """Pairs of slides that are as alike as the halves of each of them, in both ways."""
+        counts = self.counts >= np.maximum.outer(self.least, self.least)
+        features = self.features <= np.minimum.outer(self.most, self.most)
+        return [(self.names[i], self.names[j]) for i, j in zip(*np.nonzero(np.triu(counts & features, 1)), strict=True)]
+
+
+def likeness(counts: Any, data: "SpotData", spots: Spots) -> Likeness:
+    """Compare slides with each other, and the halves of each.
+
+    A slide is cut in two, across and along. Profiles of expression are the logarithm of the counts per 10,000 of the
+    1,000 genes with the most counts; features are compared by the root mean square difference of their means, in
+    standard deviations between spots. Slides are compared by every second spot, so that they have as many counts as halves.
 
     Parameters
     ----------
@@ -136,45 +166,35 @@ def as_halves(counts: Any, data: "SpotData", spots: Spots) -> Pairs:
     spots
         The spots.
     """
-    slides = {name: rows for name, rows in spots.slides.items() if len(rows) >= _LEAST_SPOTS}
-    if len(slides) < 2:
-        return []
     total = lambda rows: np.asarray(counts[rows].sum(0), np.float64).reshape(-1)
-    share = {name: total(rows) for name, rows in slides.items()}
-    if min(one.sum() for one in share.values()) <= 0:
-        return []
-    top = np.argsort(-sum(one / one.sum() for one in share.values()), kind="stable")[:_N_GENES]
+    share = {name: total(rows) for name, rows in spots.slides.items() if len(rows) >= _LEAST_SPOTS}
+    share = {name: one / one.sum() for name, one in share.items() if one.sum() > 0}
+    if len(share) < 2:
+        return Likeness([], np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0), np.zeros(0))
+    top = np.argsort(-np.sum(list(share.values()), 0), kind="stable")[:_N_GENES]
+    slides = {slide.name: slide for slide in data.slides}
+    scale = np.sqrt(np.mean([slides[name].moments("pooled").std.numpy() ** 2 for name in share], 0))
+    scale[scale < _SMALL] = 1.0
 
     def profile(rows: NDArray[np.intp]) -> NDArray[np.float64]:
         found = total(rows)
         found = np.log1p(1e4 * found[top] / max(found.sum(), 1.0))
-        return (found - found.mean()) / max(float(found.std()), 1e-9)
+        return (found - found.mean()) / max(float(found.std()), _SMALL)
 
     profiles, means, least, most = [], [], [], []
-    features = dict(zip(data.names, data.slides, strict=True))
-    scale = np.sqrt(np.mean([features[name].moments("pooled").std.numpy() ** 2 for name in slides], 0))
-    scale[scale < 1e-6] = 1.0
-    for name, rows in slides.items():
-        own = features[name].part("pooled", np.arange(len(rows))).numpy() / scale
-        xy = spots.xy[rows]
+    for name in share:
+        rows, xy = spots.slides[name], spots.xy[spots.slides[name]]
+        own = slides[name].part("pooled", np.arange(len(rows))).numpy() / scale
         cuts = [np.argsort(xy[:, k], kind="stable") for k in (0, 1)]
         halves = [np.array_split(cut, 2) for cut in cuts]
         least.append(min(float((profile(rows[a]) * profile(rows[b])).mean()) for a, b in halves))
-        most.append(max(_difference(own[a].mean(0), own[b].mean(0)) for a, b in halves))
+        most.append(max(float(np.sqrt(np.square(own[a].mean(0) - own[b].mean(0)).mean())) for a, b in halves))
         second = np.sort(cuts[1][::2])
         profiles.append(profile(rows[second]))
         means.append(own[second].mean(0))
-    likeness = np.stack(profiles) @ np.stack(profiles).T / len(top)
-    names = list(slides)
-    return [
-        (names[i], names[j])
-        for i, j in combinations(range(len(names)), 2)
-        if likeness[i, j] >= max(least[i], least[j]) and _difference(means[i], means[j]) <= min(most[i], most[j])
-    ]
-
-
-def _difference(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    return float(np.sqrt(np.square(a - b).mean()))
+    alike = np.stack(profiles) @ np.stack(profiles).T / len(top)
+    apart = squareform(pdist(np.stack(means))) / len(scale) ** 0.5
+    return Likeness(list(share), alike, apart, np.array(least), np.array(most))
 
 
 def contradicted(groups: Mapping[str, str]) -> Pairs:
