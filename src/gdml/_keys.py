@@ -65,6 +65,11 @@ def panel(key: str = KEY) -> str:
     return f"{key}_panel"
 
 
+def unfamiliar(key: str = KEY) -> str:
+    """Obs: float32, 0 to 1, share of the held-out training spots of a model that are less unusual than a spot."""
+    return f"{key}_ood"
+
+
 def score(metric: str, key: str = KEY) -> str:
     """Var: per-gene score, ``metric`` one of pcc, attainable, mse, mae, spread, pcc_expected, warrant."""
     return f"{key}_{metric}"

@@ -158,7 +158,9 @@ def cross_validate(
     Warns
     -----
     UserWarning
-        If ``group_key`` is None, and a column such as ``"patient"`` says that slides belong together.
+        If ``group_key`` is None, and a column such as ``"patient"`` says that slides belong together. If slides of
+        different groups show the same image, have the same counts or are as alike as two halves of one slide; or the
+        groups contradict the names of the slides.
 
     See Also
     --------
@@ -225,6 +227,7 @@ def compare_models(
 ) -> "tuple[Plan, Results]":
     """Run what :func:`gdml.tl.cross_validate` describes; nothing but missing tiles and features is written."""
     from gdml.spots.folds import FoldMaker, fold_normalization
+    from gdml.spots.leaks import warn_of_leaks
     from gdml.training.candidates import get_protocol, make_candidates
     from gdml.training.compare import Plan, run_plan
     from gdml.training.fabric import make_fabric
@@ -258,6 +261,7 @@ def compare_models(
         if n_blocks is None:
             check_groups(found, groups, allow_shared=allow_shared_groups, column=group_key or "slide")
         check_twins(found, {name: slide.counts for name, slide in source.slides.items()})
+        warn_of_leaks(spots, source.spots, groups, group_key=group_key, layer=source.layer, stacklevel=3)
         folder = Path(save_to).expanduser() if save_to is not None else settings.cache_dir / "runs"
         how = validation, validation_fraction, group_key
         plan = Plan(source, found, candidates, numbers, rules, made, folder, *how, n_repeats, models)

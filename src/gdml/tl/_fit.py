@@ -149,6 +149,7 @@ def fit(
     Warns
     -----
     UserWarning
+        If slides of different groups are copies, as alike as two halves of one slide, or their names contradict the groups.
         If the trained model could not be saved, or raw counts are not at hand and all spots weigh the same.
 
     See Also
@@ -163,9 +164,11 @@ def fit(
     >>> model = gdml.tl.fit(adata, group_key="patient")  # doctest: +SKIP
     """
     from gdml.encoders.device import resolve_device, use_bf16
+    from gdml.spots.leaks import warn_of_leaks
     from gdml.training import TrainedModel
     from gdml.training.candidates import resolve_settings
     from gdml.training.fabric import make_fabric
+    from gdml.training.familiarity import Familiarity
     from gdml.training.fitting import fit_model
     from gdml.training.split import check_split_arguments, make_splits
 
@@ -195,6 +198,10 @@ def fit(
             model_class, model_config, data, splits, loop, fabric, seed, frame=frame_config
         )
         warrant = make_warrant(spots, data, run, measured, normalization, group_key)
+        familiarity = Familiarity.fit(data)
+        if splits and splits[0].by != "block":
+            layer = normalization.get("layer")
+            warn_of_leaks(spots, data, groups_of_slides, group_key=group_key, layer=layer, stacklevel=2)
 
     record = {
         "config": asdict(model_config),
@@ -229,6 +236,7 @@ def fit(
         slides=slides,
         provenance=provenance_key(about),
         warrant=warrant,
+        familiarity=familiarity,
     )
     # of several processes that run this line, one writes
     saved = _save(trained, save_to, overwrite) if fabric.is_global_zero else IN_MEMORY

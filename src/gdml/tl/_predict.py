@@ -15,6 +15,7 @@ from gdml.spots.resolve import Spots
 
 from ._predict_image import image_spots, is_image, refuse_arguments_of_images
 from ._predict_spots import make_ready, predict_spots
+from ._unfamiliar import OOD, unlike, warn_of_unlike
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -106,12 +107,18 @@ def predict(
         ``gdml.settings.max_layer_gb``, or if no gene matches.
     ``.obsm['X_gdml']`` : float32, (n_obs, d)
         Embedding in the model's shared space, rows of unit length, for models that have one.
+    ``.obs['gdml_ood']`` : float32
+        How unusual the tile of each spot is: the share of the model's training spots that are less unusual, when they
+        are held out, 0 to 1; see :doc:`/guide/unfamiliar`. Not written if the model was saved without it.
     ``.uns['gdml']['predict']`` : dict
         ``model``, ``name``, ``weights`` (hash), ``panel``, ``normalization``, ``high_genes``, ``clip``, ``n_matched`` genes,
         ``gene_key`` that they were matched by, ``in_training`` (slides that the model was trained on; absent where its
         training slides are unknown), ``provenance`` (key of what the predictions depend on) and ``versions``. Of a
         model in the frame ``"slide"`` also ``level_sd``, (panel,) float32: the standard deviation of the level of each
         gene between the training slides, by which the level of a new slide is uncertain; NaN after one training slide.
+        ``ood`` is a DataFrame with a row for each slide: ``shift`` of its features from the nearest training slide,
+        ``limit`` beyond which it is unlike the training slides, ``unusual_spots`` (share of the spots with ``gdml_ood``
+        above 0.95), the ``features`` that deviate most, and the ``verdict``.
 
     Raises
     ------
@@ -129,7 +136,7 @@ def predict(
     Warns
     -----
     UserWarning
-        If slides are among the model's training slides: their predictions say nothing about new slides. If fewer than
+        If a slide is unlike anything that the model has learnt from. If slides are among the model's training slides: their predictions say nothing about new slides. If fewer than
         half of the panel genes match the genes of ``adata``.
 
     See Also
@@ -192,10 +199,19 @@ def predict(
             UserWarning,
             stacklevel=2,
         )
+    judged = (spots.record(_keys.PREDICT) or {}).get(OOD)
+    warn_of_unlike(unlike(judged), stacklevel=2)
     warn_of_few(spots.adata, list(spots.adata.obsm[key_added]), match, gene_key, stacklevel=2)
     made = f"; {_scales(spots)}" if "tile" in steps else ""
     matched = f"; {match}" if spots.adata.n_vars else ""
-    tell(f"predict: {len(match.columns)} genes at {count(len(spots), 'spot')} in obsm[{key_added!r}]{matched}{made}")
+    old = (
+        ""
+        if judged is not None
+        else f"; the model cannot tell unusual slides: fit it again for obs[{_keys.unfamiliar(key_added)!r}]"
+    )
+    tell(
+        f"predict: {len(match.columns)} genes at {count(len(spots), 'spot')} in obsm[{key_added!r}]{matched}{made}{old}"
+    )
     return spots.adata if copy or from_image else None
 
 

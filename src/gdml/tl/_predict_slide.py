@@ -21,6 +21,7 @@ from ._features import model_encoder
 from ._model import as_model
 from ._predict_image import image_spots
 from ._predict_spots import predict_spots
+from ._unfamiliar import OOD, unlike
 
 if TYPE_CHECKING:
     from gdml.training import TrainedModel
@@ -86,7 +87,8 @@ def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) 
 
     Returns
     -------
-    ``n_tiles``; ``in_training``, whether the model was trained on this slide.
+    ``n_tiles``; ``in_training``, whether the model was trained on this slide; ``unlike``, why it is unlike the slides that
+    the model was trained on, empty where it is not.
     """
     with _quiet(), _threads(options):
         trained, encoder = _load(options.model, options.weights, options.encoder)
@@ -134,7 +136,8 @@ def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) 
             for part in ("stores", "keys"):
                 del adata.uns[_keys.KEY][_keys.FEATURES][part]
         _write(adata, result)
-        return {"n_tiles": adata.n_obs, "in_training": bool(seen)}
+        strange = unlike(adata.uns[_keys.KEY][_keys.PREDICT].get(OOD))
+        return {"n_tiles": adata.n_obs, "in_training": bool(seen), "unlike": strange.get(item.name, "")}
 
 
 def _write(adata: AnnData, result: Path) -> None:

@@ -29,6 +29,7 @@ from ._devices import device_names
 from ._features import model_encoder
 from ._model import IN_MEMORY, as_model
 from ._predict_slide import Options, predict_slide
+from ._unfamiliar import warn_of_unlike
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -145,7 +146,7 @@ def predict_slides(
     Warns
     -----
     UserWarning
-        If slides are among the model's training slides.
+        If slides are among the model's training slides, or unlike anything that it has learnt from.
 
     See Also
     --------
@@ -277,3 +278,4 @@ def _tell(table: pd.DataFrame, states: Mapping[str, State], folder: Folder) -> N
             UserWarning,
             stacklevel=3,
         )
+    warn_of_unlike({s.name: s.record["unlike"] for s in states.values() if s.record.get("unlike")}, stacklevel=3)

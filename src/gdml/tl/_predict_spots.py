@@ -21,10 +21,12 @@ from gdml.spots.undo import all_or_nothing
 from ._features import make_features
 from ._model import find_model
 from ._record import versions
+from ._unfamiliar import OOD, judge, write_judged
 from ._warrant import write_warrant
 
 if TYPE_CHECKING:
     from gdml.training import TrainedModel
+    from gdml.training.data import SpotData
 
 
 def make_ready(device: Any, precision: Any, batch_size: int) -> Any:
@@ -58,6 +60,7 @@ def predict_spots(
     Steps that were run, the genes that were matched, and the slides that the model was trained on.
     """
     from gdml.encoders.device import use_bf16
+    from gdml.spots.data import spot_data
     from gdml.training.trained import weights_digest
 
     adata, key = spots.adata, spots.key
@@ -78,7 +81,9 @@ def predict_spots(
             device=device,
             precision=precision,
         )
-        values, embedding = _predict_rows(spots, trained, fabric, batch_size)
+        data, order = spot_data(spots)
+        values, embedding = _predict_rows(data, order, trained, fabric, batch_size)
+        unfamiliar = judge(spots, data, trained.familiarity)
         slides = known_slides(spots)
     if clip:  # counts, and every log(x + 1) and mean of them, are at least 0
         values = values.clip(min=0)
@@ -89,6 +94,7 @@ def predict_spots(
     if embedding is not None:
         adata.obsm[_keys.embedding(key)] = embedding
     _write_layer(adata, predicted, match, key)
+    write_judged(adata, unfamiliar, key)
     weights = weights_digest(trained.module)
     about = {
         "weights": weights,
@@ -117,18 +123,18 @@ def predict_spots(
     if seen is not None:
         record["in_training"] = np.array(seen, dtype=object)
     record |= write_warrant(spots, trained.warrant, match)
+    if unfamiliar is not None:
+        record[OOD] = unfamiliar.slides
     spots.write_record(_keys.PREDICT, record)
     return steps, match, seen or []
 
 
 def _predict_rows(
-    spots: Spots, trained: "TrainedModel", fabric: Any, batch_size: int
+    data: "SpotData", order: NDArray[np.intp], trained: "TrainedModel", fabric: Any, batch_size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Predictions (n_obs, panel) and embedding (n_obs, d) in the order of the AnnData; the model returns to the CPU."""
-    from gdml.spots.data import spot_data
     from gdml.training.loop import predict as predict_data
 
-    data, order = spot_data(spots)
     try:
         fabric.to_device(trained.module)
         values, embedding = predict_data(trained.module, data, fabric, batch_size=batch_size)

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -18,12 +19,14 @@ from gdml._errors import check_path
 from gdml._marker import mark, marked
 from gdml.models.base import Shape, SpotModel, get_model, make_config
 
+from .familiarity import Familiarity
 from .frame import FRAMES, FrameConfig, make_module
 from .warrant import Warrant
 
 _FORMAT = "gdml-model"
 _FORMAT_VERSION = 3  # 2: provenance and training slides; 3: frame
 _WEIGHTS = "model.safetensors"
+_FAMILIARITY = "familiarity.safetensors"
 _RECORD = "model.json"
 _KIND = "models"  # in the marker
 #: Entries of the JSON and their types.
@@ -79,6 +82,9 @@ class TrainedModel:
         How far each gene can be trusted; None where no spots were held out, or the model was saved by an earlier gdml.
     path
         Folder that the model was last saved in or read from; None before.
+    familiarity
+        Description of the training features, by which unusual slides and spots are told; None of models that were saved
+        without one.
     """
 
     module: SpotModel
@@ -94,6 +100,7 @@ class TrainedModel:
     provenance: str = ""
     warrant: Warrant | None = None
     path: str | None = None
+    familiarity: Familiarity | None = None
 
     def __repr__(self) -> str:
         return (
@@ -149,9 +156,14 @@ class TrainedModel:
             "warrant": None if self.warrant is None else self.warrant.to_dict(),
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
         }
+        described = None
+        if self.familiarity is not None:
+            described, record["familiarity"] = self.familiarity.save()
         made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             (made / _WEIGHTS).write_bytes(weights)
+            if described is not None:
+                (made / _FAMILIARITY).write_bytes(described)
             (made / _RECORD).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
             mark(made, _KIND, name=self.name, provenance=self.provenance)
             made.chmod(0o755)
@@ -196,6 +208,7 @@ class TrainedModel:
             provenance=record.get("provenance", ""),
             warrant=_read_warrant(folder, record),
             path=str(folder),
+            familiarity=_read_familiarity(folder, record),
         )
 
 
@@ -327,6 +340,19 @@ def _read_warrant(folder: Path, record: dict[str, Any]) -> Warrant | None:
     if list(warrant.genes.index) != list(record["panel"]):
         raise ValueError(f"{str(folder)!r}: the warrant in {_RECORD} is that of other genes than the panel.")
     return warrant
+
+
+def _read_familiarity(folder: Path, record: dict[str, Any]) -> Familiarity | None:
+    """Read the description of the training features; None where the model was saved without one."""
+    about, path = record.get("familiarity"), folder / _FAMILIARITY
+    if about is None:
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` {str(folder)!r} is not a whole gdml model: {_FAMILIARITY} missing.")
+    try:
+        return Familiarity.load(path.read_bytes(), about, record["shape"]["dim"])
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{str(path)!r} {error}: save the model again.") from error
 
 
 def _make_module(folder: Path, record: dict[str, Any]) -> SpotModel:
