@@ -239,6 +239,15 @@ def test_circles_touch_or_have_the_true_diameter(adata, options, diameter):
     np.testing.assert_allclose(circles.get_offsets(), adata.obsm["spatial"][:48])
 
 
+def test_many_spots_touch_over_the_image_too(adata, monkeypatch):
+    widths = lambda: drawn(pl.spatial_pred(one(adata), "A", img=True)[0]).get_widths()
+    few = widths()
+    monkeypatch.setattr("gdml.pl._spots.LEGIBLE", 47)  # one less than there are
+    assert (widths() > 1.5 * few).all()
+    monkeypatch.setattr("gdml.pl._spots.LEGIBLE", 48)
+    assert (widths() == few).all()
+
+
 def test_spots_of_visium_have_55_um_at_their_true_size(visium):
     visium.uns["spatial"]["x"]["scalefactors"]["spot_diameter_fullres"] = 65.0  # as Space Ranger writes
     circles = drawn(pl.spatial_pred(visium, "A", size="true")[0])

@@ -92,8 +92,8 @@ def spatial_pred(
     size
         ``"true"``: spots as large as they are, 55 um on Visium, 100 um on legacy ST, so that the tissue is seen between
         them. ``"touch"``: as wide as the pitch, so that neighbours touch and the pattern is easy to see. By default true
-        over the image, and touching without it. Tiles and bins, which touch, have their true size. A number is a factor
-        on the true size.
+        over the image of up to 1,000 spots, which are dots too small to be read beyond that, and else touching. Tiles and
+        bins, which touch, have their true size. A number is a factor on the true size.
     scale
         ``"shared"``: measured and predicted expression have one colour scale, so that equal colours are equal values.
         ``"each"``: each map has a scale and colour bar of its own, and a note says so; this shows where a gene is high, not

@@ -21,6 +21,8 @@ from ._page import MM_PER_PT, size_mm
 
 SHAPES = {"hex": 6, "square": 4, "circle": 0}
 SIZES = ("true", "touch")
+#: Of more spots those of true size are dots of a quarter of a millimetre in a map of print size.
+LEGIBLE = 1000
 FADED = 0.5  # opacity of the H&E image under spots
 _THROUGH = 0.75  # opacity of tiles that cover it
 _VISIUM = 0.55  # diameter over pitch; Space Ranger writes 65 um for 55
@@ -80,7 +82,7 @@ def spot_layout(
     noun = "bin" if "bin_size_um" in factors else "spot"
     noun = "tile" if library in adata.uns.get(key, {}).get(_keys.TISSUE, {}) else noun
     covering = noun != "spot"
-    size = size or ("true" if covering or img else "touch")
+    size = size or ("true" if covering or (img and len(rows) <= LEGIBLE) else "touch")
     hexagons = kind == "hex" and (covering or (size == "touch" and not img))  # circles show the image between them
     shape = shape or ("hex" if hexagons else "square" if covering else "circle")
     given = factors.get("spot_diameter_fullres")
