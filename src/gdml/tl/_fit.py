@@ -165,6 +165,7 @@ def fit(
     from gdml.encoders.device import resolve_device, use_bf16
     from gdml.training import TrainedModel
     from gdml.training.candidates import resolve_settings
+    from gdml.training.errors import held_out_errors
     from gdml.training.fabric import make_fabric
     from gdml.training.fitting import fit_model
     from gdml.training.split import check_split_arguments, make_splits
@@ -195,6 +196,9 @@ def fit(
             model_class, model_config, data, splits, loop, fabric, seed, frame=frame_config
         )
         warrant = make_warrant(spots, data, run, measured, normalization, group_key)
+        calibration, spread = (
+            (None, None) if run.out_of_fold is None else held_out_errors(run.out_of_fold, data, group_key)
+        )
 
     record = {
         "config": asdict(model_config),
@@ -229,6 +233,8 @@ def fit(
         slides=slides,
         provenance=provenance_key(about),
         warrant=warrant,
+        calibration=calibration,
+        error_spread=spread,
     )
     # of several processes that run this line, one writes
     saved = _save(trained, save_to, overwrite) if fabric.is_global_zero else IN_MEMORY
