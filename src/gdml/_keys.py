@@ -35,6 +35,11 @@ def expression_embedding(key: str = KEY) -> str:
     return f"X_{key}_expression"
 
 
+def bound(which: str, key: str = KEY) -> str:
+    """Obsm: DataFrame, layers: one end of the interval of each prediction, ``which`` one of low, high."""
+    return f"{key}_{which}"
+
+
 def of_model(label: str, key: str = KEY) -> str:
     """Obsm, layers, uns: predictions of one of several models."""
     return f"{key}_{label}".replace("/", "_")
@@ -71,5 +76,5 @@ def unfamiliar(key: str = KEY) -> str:
 
 
 def score(metric: str, key: str = KEY) -> str:
-    """Var: per-gene score, ``metric`` one of pcc, attainable, mse, mae, spread, pcc_expected, warrant."""
+    """Var: per-gene score, ``metric`` one of pcc, attainable, mse, mae, spread, coverage, pcc_expected, warrant."""
     return f"{key}_{metric}"

@@ -29,6 +29,14 @@ def add_command(commands: Any) -> None:
     group.add_argument(
         "--no-clip", action="store_true", help="leave predictions below 0 as they are, instead of setting them to 0"
     )
+    group.add_argument(
+        "--interval", type=float, metavar="X", help="write intervals of this level, such as 0.8, beside the predictions"
+    )
+    group.add_argument(
+        "--interval-for",
+        metavar="TEXT",
+        help="what they are for: 'unseen patient', 'unseen slide' or 'unseen part of a known slide' (what was held out)",
+    )
     group.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each process (1)")
     group.add_argument("--keep-features", action="store_true", help="keep the features in the cache")
     parser.set_defaults(command=run)
@@ -50,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
             precision=options.precision,
             batch_size=options.batch_size,
             clip=not options.no_clip,
+            interval=options.interval,
+            interval_for=options.interval_for,
             threads=options.threads,
             keep_features=options.keep_features,
             **_options.grid_options(options),

@@ -17,6 +17,7 @@ from gdml.spots.measured import measured_expression
 from gdml.spots.provenance import in_training
 from gdml.spots.resolve import Spots
 
+from ._coverage import score_intervals
 from ._slide_scores import ALL, score_slides
 
 
@@ -86,6 +87,9 @@ def evaluate(
     ``spread``
         Standard deviation of the predictions over that of the measured values, the median over genes. Row ``'all'``:
         the mean over slides.
+    ``coverage``, ``width``
+        Only where the predictions have intervals: the share of measured values that are within theirs, and the mean full
+        width, over spots and genes. Spots that the intervals were calibrated on are left out. Row ``'all'``: over all spots.
 
     Writes to ``adata`` (there is no ``copy``, since the table is returned):
 
@@ -97,6 +101,8 @@ def evaluate(
         slides; NaN outside the panel.
     ``.var['gdml_mse']``, ``.var['gdml_mae']`` : float64
         Errors of each gene over all spots, NaN outside the panel.
+    ``.var['gdml_coverage']`` : float64
+        Share of the spots at which each gene is within its interval; only where there are intervals.
     ``.uns['gdml']['evaluate']`` : dict
         The table (``summary``), the correlations and the attainable ones (``pcc``, ``attainable``, slides x genes, with
         ``libraries`` and ``genes``), and the ``normalization`` of the measured values.
@@ -149,11 +155,17 @@ def evaluate(
     scores = score_slides(spots, y, p, slides, normalization=norm, layer=layer, columns=columns)
     summary = scores.table(list(slides), _high_genes(spots, scored), metrics.top_genes(scores.pcc, n_high))
     summary.insert(2, "n_absent", int((~present).sum()))
+    covered = score_intervals(spots, measured[scored].to_numpy(np.float64), scored, slides)
+    if covered is not None:
+        summary = summary.join(covered.table(list(slides)))
     seen = in_training(spots, list(slides))
     summary.insert(0, "in_training", pd.array([*seen, seen.any(skipna=False)], "boolean"))
 
     adata.obsm[_keys.evaluated(key)] = measured
-    for name, value in scores.by_gene().items():
+    if _keys.score("coverage", key) in adata.var:  # of an earlier prediction
+        del adata.var[_keys.score("coverage", key)]
+    by_gene = scores.by_gene() | ({} if covered is None else {"coverage": covered.by_gene()})
+    for name, value in by_gene.items():
         column = np.full(adata.n_vars, np.nan)
         column[columns] = value
         adata.var[_keys.score(name, key)] = column
@@ -178,9 +190,11 @@ def evaluate(
     if norm.order == "panel" and not present.all():
         _warn_of_another_total(match)
     overall = summary.loc[ALL]
+    within = "" if covered is None else f"; {overall['coverage']:.1%} within their intervals"
     tell(
         f"evaluate: PCC(A) {overall['pcc_a']:.3f} of {overall['pcc_attainable']:.3f} attainable, MSE {overall['mse']:.3f} "
         f"over {count(len(slides), 'slide')}, {match}"
+        f"{within}"
         f"{_left_out(spots, p, slides)}"
     )
     return summary.copy()

@@ -167,6 +167,7 @@ def fit(
     from gdml.spots.leaks import warn_of_leaks
     from gdml.training import TrainedModel
     from gdml.training.candidates import resolve_settings
+    from gdml.training.errors import held_out_errors
     from gdml.training.fabric import make_fabric
     from gdml.training.familiarity import Familiarity
     from gdml.training.fitting import fit_model
@@ -198,6 +199,9 @@ def fit(
             model_class, model_config, data, splits, loop, fabric, seed, frame=frame_config
         )
         warrant = make_warrant(spots, data, run, measured, normalization, group_key)
+        calibration, spread = (
+            (None, None) if run.out_of_fold is None else held_out_errors(run.out_of_fold, data, group_key)
+        )
         familiarity = Familiarity.fit(data)
         if splits and splits[0].by != "block":
             layer = normalization.get("layer")
@@ -237,6 +241,8 @@ def fit(
         provenance=provenance_key(about),
         warrant=warrant,
         familiarity=familiarity,
+        calibration=calibration,
+        error_spread=spread,
     )
     # of several processes that run this line, one writes
     saved = _save(trained, save_to, overwrite) if fabric.is_global_zero else IN_MEMORY

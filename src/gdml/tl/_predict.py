@@ -13,6 +13,8 @@ from gdml._progress import tell
 from gdml.spots.genes import warn_of_few
 from gdml.spots.resolve import Spots
 
+from ._bounds import ask_model, say
+from ._model import as_model
 from ._predict_image import image_spots, is_image, refuse_arguments_of_images
 from ._predict_spots import make_ready, predict_spots
 from ._unfamiliar import OOD, unlike, warn_of_unlike
@@ -20,6 +22,8 @@ from ._unfamiliar import OOD, unlike, warn_of_unlike
 if TYPE_CHECKING:
     from os import PathLike
 
+    import numpy as np
+    import pandas as pd
     import torch
     from numpy.typing import NDArray
 
@@ -44,6 +48,9 @@ def predict(
     batch_size: int = 512,
     gene_key: str | None = None,
     clip: bool = True,
+    interval: float | None = None,
+    interval_for: str | None = None,
+    calibrate_on: "str | NDArray[np.bool_] | pd.Series | None" = None,
     library_id: str | None = None,
     spacing_um: float | None = None,
     layout: "Layout | None" = None,
@@ -89,6 +96,17 @@ def predict(
         Set predictions below 0 to 0. Expression is never negative on any scale of
         :class:`gdml.expression.Normalization`, but models are not bound to it. False: as the model gave them. Scores of
         :func:`gdml.tl.cross_validate` and of the validation in :func:`gdml.tl.fit` are of values that are not clipped.
+    interval
+        Level of prediction intervals, such as 0.9: the share of **measured** values, with their counting noise, that an
+        interval is to cover, for each gene by itself. None: no intervals. See the guide on intervals for what holds.
+    interval_for
+        What the intervals are for: ``"unseen patient"``, ``"unseen slide"`` or ``"unseen part of a known slide"``. None:
+        what was held out when the model was fitted, ``model.warrant.unseen``; an easier one is narrower and promises less.
+    calibrate_on
+        Spots of each slide that were measured: a boolean column of ``adata.obs``, or a boolean mask (n_obs,). Intervals of
+        the other spots of the slide are then made from the errors at these, and their mean error moves both ends, but
+        not the predictions, which may so lie outside. They must be scattered over the slide. Needs raw counts of these spots
+        alone, in ``adata.X`` or the layer that :func:`gdml.pp.normalize` recorded.
     library_id, spacing_um, layout, tissue, min_tissue, region
         For images alone, as in :func:`gdml.pp.grid`; its defaults where None.
     key_added
@@ -110,6 +128,12 @@ def predict(
     ``.obs['gdml_ood']`` : float32
         How unusual the tile of each spot is: the share of the model's training spots that are less unusual, when they
         are held out, 0 to 1; see :doc:`/guide/unfamiliar`. Not written if the model was saved without it.
+    ``.obsm['gdml_low']``, ``.obsm['gdml_high']`` : DataFrame, float32, n_obs x panel
+        With ``interval``: both ends of the interval of each prediction, at least 0 with ``clip``. NaN at the spots of
+        ``calibrate_on``, whose values are known, and for genes that were not measured there. Those of an earlier
+        prediction are removed.
+    ``.layers['gdml_low']``, ``.layers['gdml_high']`` : float32, n_obs x n_vars
+        The same, under the rules of ``.layers['gdml']``.
     ``.uns['gdml']['predict']`` : dict
         ``model``, ``name``, ``weights`` (hash), ``panel``, ``normalization``, ``high_genes``, ``clip``, ``n_matched`` genes,
         ``gene_key`` that they were matched by, ``in_training`` (slides that the model was trained on; absent where its
@@ -119,17 +143,24 @@ def predict(
         ``ood`` is a DataFrame with a row for each slide: ``shift`` of its features from the nearest training slide,
         ``limit`` beyond which it is unlike the training slides, ``unusual_spots`` (share of the spots with ``gdml_ood``
         above 0.95), the ``features`` that deviate most, and the ``verdict``.
+        With ``interval`` also ``interval``, a dict: ``level``, ``for`` what, ``n_units`` that were held out (with
+        ``calibrate_on``: fewest spots of a slide), ``highest_level`` that these allow, and ``width``, (panel,) float32, the
+        median full width by gene; with ``calibrate_on`` also ``libraries``, ``calibrated_on`` (number of spots), (slides,),
+        and ``shift``, (slides, panel) float32, by which both ends were moved.
 
     Raises
     ------
     KeyError
         If coordinates are missing, no model is given and none was fitted, or a column that is named does not exist.
     ValueError
-        If ``adata`` is a view or backed, or the encoder is not the model's; for an image as :func:`gdml.pp.grid`.
+        If ``adata`` is a view or backed, or the encoder is not the model's; for an image as :func:`gdml.pp.grid`. If no
+        finite interval of this level exists (K patients allow no more than K / (K + 1)), ``interval_for`` is harder than
+        what was held out, or the model keeps no errors of held-out spots. If ``calibrate_on`` marks no spots of a slide,
+        too few for the level, or all; or its counts are missing or cannot be brought to the scale of the model.
     TypeError
-        If ``model`` is not a model, ``clip`` is not a boolean, or a number is expected and something else was passed; if an argument for images is
-        passed with an AnnData, or the other way round (``image``, ``spot_pitch_um``, ``spatial_key``, ``gene_key``,
-        ``copy``).
+        If ``model`` is not a model, ``clip`` or ``calibrate_on`` is not boolean, or a number is expected and something else was
+        passed; if an argument for images is passed with an AnnData, or the other way round (``image``,
+        ``spot_pitch_um``, ``spatial_key``, ``gene_key``, ``calibrate_on``, ``copy``).
     FileNotFoundError
         If the model, an image or a feature store does not exist.
 
@@ -160,6 +191,9 @@ def predict(
     from_image = is_image(adata)
     if from_image:
         make_ready(device, precision, batch_size)  # bad arguments are refused before the slide is read
+        if interval is not None and model is not None:
+            model = as_model(model)
+            ask_model(model, interval, interval_for)
         spots, model, encoder = image_spots(
             adata,
             model,
@@ -172,6 +206,7 @@ def predict(
             spot_pitch_um=spot_pitch_um,
             spatial_key=spatial_key,
             gene_key=gene_key,
+            calibrate_on=calibrate_on,
             copy=copy,
         )
         # the tiles have their scale; an image in memory is needed again
@@ -179,7 +214,7 @@ def predict(
     else:
         refuse_arguments_of_images(of_images)
         spots = Spots.resolve(adata, key=key_added, library_key=library_key, spatial_key=spatial_key, copy=copy)
-    steps, match, seen = predict_spots(
+    steps, match, seen, asked = predict_spots(
         spots,
         model,
         image=image,
@@ -191,6 +226,9 @@ def predict(
         batch_size=batch_size,
         gene_key=gene_key,
         clip=clip,
+        interval=interval,
+        interval_for=interval_for,
+        calibrate_on=calibrate_on,
     )
     if seen:
         warnings.warn(
@@ -210,7 +248,7 @@ def predict(
         else f"; the model cannot tell unusual slides: fit it again for obs[{_keys.unfamiliar(key_added)!r}]"
     )
     tell(
-        f"predict: {len(match.columns)} genes at {count(len(spots), 'spot')} in obsm[{key_added!r}]{matched}{made}{old}"
+        f"predict: {len(match.columns)} genes at {count(len(spots), 'spot')} in obsm[{key_added!r}]{matched}{say(asked)}{made}{old}"
     )
     return spots.adata if copy or from_image else None
 

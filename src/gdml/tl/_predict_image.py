@@ -24,6 +24,7 @@ _OF_SPOTS = {
     "spot_pitch_um": "an image has no spots; spacing_um= sets the distance between tiles",
     "spatial_key": "the centres of the tiles are written to obsm['spatial']",
     "gene_key": "an image has no measured genes",
+    "calibrate_on": "no spot of an image was measured",
     "copy": "a new AnnData is returned in any case",
 }
 _READERS = {".h5ad": "anndata.read_h5ad", ".zarr": "anndata.read_zarr"}

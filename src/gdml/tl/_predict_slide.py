@@ -44,7 +44,7 @@ class Options:
         What the results record as the place of the model.
     encoder
         Name of the encoder; None: the model's own.
-    spacing_um, layout, tissue, min_tissue, precision, batch_size, clip, threads
+    spacing_um, layout, tissue, min_tissue, precision, batch_size, clip, threads, interval, interval_for
         As in :func:`gdml.tl.predict_slides`.
     device
         Name of the device.
@@ -69,6 +69,8 @@ class Options:
     device: str
     cache_dir: str
     keep_features: bool
+    interval: float | None = None
+    interval_for: str | None = None
 
 
 def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) 
             cache_dir=options.cache_dir if keep else scratch,
             **how,
         )
-        _, _, seen = predict_spots(
+        _, _, seen, _ = predict_spots(
             spots,
             trained,
             encoder=encoder,
@@ -126,6 +128,8 @@ def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) 
             precision=options.precision,
             batch_size=options.batch_size,
             clip=options.clip,
+            interval=options.interval,
+            interval_for=options.interval_for,
         )
         adata = spots.adata
         if item.group is not None:

@@ -25,6 +25,7 @@ from gdml.encoders.device import use_bf16
 from gdml.pp.workers import settled_precision
 from gdml.spots.lattice import check_lattice
 
+from ._bounds import ask_model
 from ._devices import device_names
 from ._features import model_encoder
 from ._model import IN_MEMORY, as_model
@@ -59,6 +60,8 @@ def predict_slides(
     precision: "Precision" = "auto",
     batch_size: int = 512,
     clip: bool = True,
+    interval: float | None = None,
+    interval_for: str | None = None,
     threads: int = 1,
     keep_features: bool = False,
     takeover_s: float = 180.0,
@@ -102,6 +105,8 @@ def predict_slides(
         Number of tiles per batch of the model.
     clip
         Set predictions below 0 to 0, as in :func:`gdml.tl.predict`.
+    interval, interval_for
+        Level of prediction intervals, and what they are for, as in :func:`gdml.tl.predict`.
     threads
         Threads that torch computes with on the CPU. Fixed, so that results do not depend on the machine; use several
         processes to use several cores.
@@ -171,6 +176,7 @@ def predict_slides(
     used = device_names(devices, client)
     settled = precision if client is None else settled_precision(client, used[0], precision)
     trained = as_model(model)
+    ask_model(trained, interval, interval_for)  # refuses what the model cannot promise
     identity = model_encoder(trained, encoder).identity
     options = Options(
         model="",
@@ -188,6 +194,8 @@ def predict_slides(
         device=used[0],
         cache_dir=str(settings.cache_dir.absolute()),
         keep_features=keep_features,
+        interval=interval,
+        interval_for=interval_for,
     )
     folder = open_folder(out, "predictions", _about(trained, options, identity), suffix=".zarr")
     options = replace(options, model=_saved(trained, model, folder))
@@ -227,7 +235,7 @@ def _digest(trained: "TrainedModel") -> str:
 
 def _about(trained: "TrainedModel", options: Options, encoder: str) -> dict[str, Any]:
     """Name everything that all results depend on."""
-    return {
+    about: dict[str, Any] = {
         "model": trained.name,
         "weights": options.weights,
         "provenance": trained.provenance,
@@ -241,6 +249,9 @@ def _about(trained: "TrainedModel", options: Options, encoder: str) -> dict[str,
         "clip": options.clip,
         "threads": options.threads,
     }
+    if options.interval is not None:  # folders of earlier versions can be continued
+        about |= {"interval": options.interval, "interval_for": options.interval_for}
+    return about
 
 
 def _saved(trained: "TrainedModel", model: Any, folder: Folder) -> str:

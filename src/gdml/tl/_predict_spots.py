@@ -18,6 +18,7 @@ from gdml.spots.provenance import known_slides, training_slides
 from gdml.spots.resolve import Spots
 from gdml.spots.undo import all_or_nothing
 
+from ._bounds import Asked, ask, make_bounds
 from ._features import make_features
 from ._model import find_model
 from ._record import versions
@@ -52,12 +53,15 @@ def predict_spots(
     batch_size: int = 512,
     gene_key: str | None = None,
     clip: bool = True,
-) -> tuple[list[str], GeneMatch, list[str]]:
+    interval: float | None = None,
+    interval_for: str | None = None,
+    calibrate_on: Any = None,
+) -> tuple[list[str], GeneMatch, list[str], Asked | None]:
     """Predict and write as :func:`gdml.tl.predict` describes.
 
     Returns
     -------
-    Steps that were run, the genes that were matched, and the slides that the model was trained on.
+    Steps that were run, the genes that were matched, the slides that the model was trained on, and the intervals.
     """
     from gdml.encoders.device import use_bf16
     from gdml.spots.data import spot_data
@@ -70,6 +74,7 @@ def predict_spots(
     on = fabric.device
     trained, path = find_model(spots, model)
     match = match_genes(adata, trained.panel, gene_key)
+    asked = ask(spots, trained, match, interval=interval, interval_for=interval_for, calibrate_on=calibrate_on)
     with all_or_nothing(adata, key):
         steps = make_features(
             spots,
@@ -85,9 +90,11 @@ def predict_spots(
         values, embedding = _predict_rows(data, order, trained, fabric, batch_size)
         unfamiliar = judge(spots, data, trained.familiarity)
         slides = known_slides(spots)
+    bounds = None if asked is None else make_bounds(asked, values, spots, clip=clip)
     if clip:  # counts, and every log(x + 1) and mean of them, are at least 0
         values = values.clip(min=0)
-    predicted = pd.DataFrame(values, index=adata.obs_names, columns=pd.Index(trained.panel))
+    frame_of = lambda table: pd.DataFrame(table, index=adata.obs_names, columns=pd.Index(trained.panel))
+    predicted = frame_of(values)
     seen = None if trained.slides is None else training_slides(slides, trained.slides)
 
     adata.obsm[key] = predicted
@@ -95,6 +102,13 @@ def predict_spots(
         adata.obsm[_keys.embedding(key)] = embedding
     _write_layer(adata, predicted, match, key)
     write_judged(adata, unfamiliar, key)
+    for which in ("low", "high"):
+        name = _keys.bound(which, key)
+        for place in (adata.obsm, adata.layers):
+            place.pop(name, None)
+        if bounds is not None:
+            adata.obsm[name] = frame_of(getattr(bounds, which))
+            _write_layer(adata, adata.obsm[name], match, name)
     weights = weights_digest(trained.module)
     about = {
         "weights": weights,
@@ -125,8 +139,10 @@ def predict_spots(
     record |= write_warrant(spots, trained.warrant, match)
     if unfamiliar is not None:
         record[OOD] = unfamiliar.slides
+    if bounds is not None:
+        record["interval"] = bounds.record
     spots.write_record(_keys.PREDICT, record)
-    return steps, match, seen or []
+    return steps, match, seen or [], asked
 
 
 def _predict_rows(
@@ -144,16 +160,16 @@ def _predict_rows(
     return values.numpy()[back], None if embedding is None else embedding.numpy()[back]
 
 
-def _write_layer(adata: AnnData, predicted: pd.DataFrame, match: GeneMatch, key: str) -> None:
-    """Write the predictions of the matched genes to a layer."""
+def _write_layer(adata: AnnData, values: pd.DataFrame, match: GeneMatch, key: str) -> None:
+    """Write values of the matched genes to the layer ``key``."""
     adata.layers.pop(key, None)
     size = adata.n_obs * adata.n_vars * 4 / 1e9
     if match.n and size > settings.max_layer_gb:
         logg.warning(
             f"predict: layers[{key!r}] would take {size:.1f} GB, more than gdml.settings.max_layer_gb = "
-            f"{settings.max_layer_gb:g}; the predictions are in obsm[{key!r}] alone."
+            f"{settings.max_layer_gb:g}; the values are in obsm[{key!r}] alone."
         )
     elif match.n:
         layer: NDArray[np.float32] = np.full(adata.shape, np.nan, np.float32)
-        layer[:, match.columns[match.present]] = predicted.to_numpy()[:, match.present]
+        layer[:, match.columns[match.present]] = values.to_numpy()[:, match.present]
         adata.layers[key] = layer

@@ -17,8 +17,10 @@ from safetensors.torch import save as save_tensors
 
 from gdml._errors import check_path
 from gdml._marker import mark, marked
+from gdml.conformal import Calibration, ErrorSpread
 from gdml.models.base import Shape, SpotModel, get_model, make_config
 
+from .errors import pack, unpack
 from .familiarity import Familiarity
 from .frame import FRAMES, FrameConfig, make_module
 from .warrant import Warrant
@@ -26,6 +28,7 @@ from .warrant import Warrant
 _FORMAT = "gdml-model"
 _FORMAT_VERSION = 3  # 2: provenance and training slides; 3: frame
 _WEIGHTS = "model.safetensors"
+_CALIBRATION = "calibration.safetensors"  # not of every model
 _FAMILIARITY = "familiarity.safetensors"
 _RECORD = "model.json"
 _KIND = "models"  # in the marker
@@ -80,6 +83,9 @@ class TrainedModel:
         Key of everything that the model depends on; empty where unknown.
     warrant
         How far each gene can be trusted; None where no spots were held out, or the model was saved by an earlier gdml.
+    calibration, error_spread
+        How wide prediction intervals must be, and the predicted size of the errors (see :mod:`gdml.conformal`); None where
+        no spots were held out, or the model was saved by an earlier gdml.
     path
         Folder that the model was last saved in or read from; None before.
     familiarity
@@ -99,6 +105,8 @@ class TrainedModel:
     slides: dict[str, dict[str, str]] | None = None
     provenance: str = ""
     warrant: Warrant | None = None
+    calibration: Calibration | None = None
+    error_spread: ErrorSpread | None = None
     path: str | None = None
     familiarity: Familiarity | None = None
 
@@ -114,7 +122,7 @@ class TrainedModel:
         return int(self.training.get("best_epoch", 0))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the model to a folder: weights as safetensors, everything else as JSON.
+        """Write the model to a folder: weights and calibration as safetensors, everything else as JSON.
 
         The folder is written completely or not at all.
 
@@ -159,11 +167,17 @@ class TrainedModel:
         described = None
         if self.familiarity is not None:
             described, record["familiarity"] = self.familiarity.save()
+        errors = None
+        if self.calibration is not None and self.error_spread is not None:
+            errors = pack(self.calibration, self.error_spread)
+            record["calibration_sha256"] = hashlib.sha256(errors).hexdigest()
         made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             (made / _WEIGHTS).write_bytes(weights)
             if described is not None:
                 (made / _FAMILIARITY).write_bytes(described)
+            if errors is not None:
+                (made / _CALIBRATION).write_bytes(errors)
             (made / _RECORD).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
             mark(made, _KIND, name=self.name, provenance=self.provenance)
             made.chmod(0o755)
@@ -194,6 +208,7 @@ class TrainedModel:
                 + ("; it was saved by gdml 0.1, train it again." if record["format_version"] == 1 else ".")
             )
         module.load_state_dict(tensors, strict=False)
+        calibration, spread = _read_calibration(folder, record)
         return cls(
             module=module.eval(),
             name=record["model"],
@@ -207,6 +222,8 @@ class TrainedModel:
             slides=record.get("slides"),
             provenance=record.get("provenance", ""),
             warrant=_read_warrant(folder, record),
+            calibration=calibration,
+            error_spread=spread,
             path=str(folder),
             familiarity=_read_familiarity(folder, record),
         )
@@ -353,6 +370,23 @@ def _read_familiarity(folder: Path, record: dict[str, Any]) -> Familiarity | Non
         return Familiarity.load(path.read_bytes(), about, record["shape"]["dim"])
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"{str(path)!r} {error}: save the model again.") from error
+
+
+def _read_calibration(folder: Path, record: dict[str, Any]) -> tuple[Calibration, ErrorSpread] | tuple[None, None]:
+    """Read what intervals are made from; models of earlier versions have nothing of the kind."""
+    digest = record.get("calibration_sha256")
+    if digest is None:
+        return None, None
+    path = folder / _CALIBRATION
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` {str(folder)!r} is not a whole gdml model: {_CALIBRATION} missing.")
+    raw = path.read_bytes()
+    if hashlib.sha256(raw).hexdigest() != digest:
+        raise ValueError(f"{str(path)!r} is truncated or damaged (its checksum differs): save it again.")
+    calibration, spread = unpack(raw)
+    if calibration.n_genes != len(record["panel"]):
+        raise ValueError(f"{str(path)!r} is of {calibration.n_genes} genes, the panel of {len(record['panel'])}.")
+    return calibration, spread
 
 
 def _make_module(folder: Path, record: dict[str, Any]) -> SpotModel:

@@ -75,7 +75,7 @@ class Warrant:
         slide = data.slide[rows].numpy()
         measured, predicted = data.expression[rows].numpy(), found.predicted.numpy()  # type: ignore[index]
         if found.by == "block":
-            unit = _parts(data, slide, rows.numpy(), found.part.numpy())
+            unit = held_out_parts(data, slide, rows.numpy(), found.part.numpy())
         else:
             of = data.groups if found.by == "group" else data.names
             unit = np.unique(np.array(of)[slide], return_inverse=True)[1]
@@ -115,10 +115,22 @@ def _plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _parts(
+def held_out_parts(
     data: SpotData, slide: NDArray[np.int64], rows: NDArray[np.int64], part: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Cut the held-out parts of slides across their shorter axis, so that there are about ten in all: (n,) numbers."""
+    """Cut the held-out parts of slides across their shorter axis, so that there are about ten in all.
+
+    Parameters
+    ----------
+    data
+        The spots.
+    slide, rows, part
+        (n,) number of the slide, row, and number of the split, of each spot that was held out.
+
+    Returns
+    -------
+    (n,) number of the part of each spot; a part lies on one slide.
+    """
     unit = np.unique(np.stack([slide, part], 1), axis=0, return_inverse=True)[1].reshape(-1)
     n = max(1, -(-_N_PARTS // (unit.max() + 1)))
     found = np.zeros(len(rows), np.int64)
