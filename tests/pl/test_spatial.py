@@ -133,7 +133,7 @@ def test_predictions_alone_say_what_they_are_worth(adata, where):
     del alone.obsm["gdml_measured"]
     first, second = pl.spatial_pred(one(alone), ["A", "B"])
     assert " ".join(title(first)) == "predicted by ridge, 48 spots carried by the image, expected PCC 0.47"
-    assert " ".join(title(second)) == "predicted by ridge, 48 spots not shown"
+    assert " ".join(title(second)) == "predicted by ridge, 48 spots not shown to be carried by the image"
     assert "expected" not in " ".join(title(pl.spatial_pred(one(adata), "A")[1]))  # measured: the score itself
     assert " ".join(title(pl.spatial_pred(one(alone), "only-predicted")[0])) == "predicted by ridge, 48 spots"
 

@@ -52,13 +52,36 @@ def test_the_legend_counts_the_verdicts(predicted, table):
     table.iloc[[5, 6], 2] = np.nan  # counts that could not be thinned
     ax = pl.warrant(predicted)
     said = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert said[:4] == [
-        "carried by the image (16)",
-        "partly (22)",
-        "not shown (19)",
+    assert [one.replace("\n", " ") for one in said[:4]] == [
+        "carried by the image (16): at least half of the attainable, interval from 0.2 up",
+        "partly (22): interval above 0",
+        "not shown (19): interval reaches 0",
         "a word that is not known yet (1)",
     ]
     assert ax.get_xlabel() == "attainable PCC (58 genes, 2 left out)"
+
+
+def test_the_legend_gives_the_rule_by_which_genes_were_judged(predicted):
+    from gdml.training import warrant
+
+    assert warrant.LEAST_SHARE == 0.5 and f"interval from {warrant.LEAST_PCC:g} up" in rule(predicted)
+    low, expected = np.array([0.2, 0.2, 0.19, 0.01, 0.0]), np.array([0.4, 0.39, 0.5, 0.1, 0.3])
+    verdicts = warrant.judge(expected, low, np.full(5, 0.8))
+    assert list(verdicts) == ["carried by the image", "partly", "partly", "partly", "not shown"]
+
+
+def rule(predicted):
+    return " ".join(text.get_text() for text in pl.warrant(predicted).get_legend().get_texts()).replace("\n", " ")
+
+
+def test_what_was_held_out_is_named(predicted):
+    predicted.uns["gdml"]["predict"]["unseen"] = "unseen part of a known slide"
+    figure = pl.warrant(predicted, return_fig=True)
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    assert ax.get_ylabel().startswith("expected PCC on an unseen part of a known slide\n")
+    box = ax.yaxis.label.get_window_extent()
+    assert box.y0 >= 0 and box.y1 <= figure.bbox.y1
 
 
 def test_best_and_worst_genes_are_named(predicted, table):

@@ -222,7 +222,8 @@ def test_the_papers_protocol_chooses_the_epoch_on_the_test_fold(ready, small, tm
     gdml.pp.normalize(work, genes=panel, normalization="paper")
     from gdml.spots.data import spot_data
 
-    data, _ = spot_data(Spots.resolve(work), expression=work.obsm["gdml_measured"].to_numpy(np.float32))
+    measured = work.obsm["gdml_measured"].to_numpy(np.float32)
+    data, _ = spot_data(Spots.resolve(work), expression=measured, group_key="patient")
     config = GeneDML.adapt(
         make_config(GeneDML, None, options["config"]),
         {k: work.uns["gdml"]["normalization"][k] for k in ("order", "smooth")},
@@ -232,7 +233,7 @@ def test_the_papers_protocol_chooses_the_epoch_on_the_test_fold(ready, small, tm
     n = int((~test).sum())
     module, run = train(
         lambda: GeneDML(config, data.shape()),
-        data, rows[:n], make_training_config({}, options["training"]), fabric, seed=0, validation=rows[n:],
+        data, rows[:n], make_training_config(GeneDML.recipe, options["training"]), fabric, seed=0, validation=rows[n:],
     )  # fmt: skip
     expected = predict(module, data, fabric, rows=rows[n:])[0].numpy()
     np.testing.assert_allclose(ready.obsm["gdml_m"].loc[test, panel], expected, atol=1e-5)

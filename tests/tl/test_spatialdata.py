@@ -96,6 +96,12 @@ def trained(model):
     return {name: tensor.detach().numpy() for name, tensor in model.module.state_dict().items()}
 
 
+def predicted_by_ridge(data):
+    """With what predictions of each gene are worth, which takes a model that was fitted with slides held out."""
+    tl.predict(data, tl.fit(data, "ridge", group_key="patient"))
+    return data
+
+
 #: On spots that nothing was done to, or on those with all results.
 BARE = {
     "pp.tile": lambda d, m: pp.tile(d, n_side=3),
@@ -119,9 +125,18 @@ DONE = {
     "pl.embedding": lambda d, m: drawn(pl.embedding(d, color="patient", method="pca")),
     "pl.gene_scores": lambda d, m: drawn(pl.gene_scores(d)),
     "pl.history": lambda d, m: drawn(pl.history(d)),
+    "pl.warrant": lambda d, m: drawn(pl.warrant(predicted_by_ridge(d))),
 }
-#: Take no spots, but a result, an image or a table of slides.
-OTHERS = {"tl.Comparison", "pl.ablation", "pl.benchmark", "pl.tissue", "pp.grid", "tl.predict_slides"}
+#: Take no spots, but a result, a folder, an image or a table of slides.
+OTHERS = {
+    "tl.Comparison",
+    "tl.load_comparison",
+    "tl.predict_slides",
+    "pl.ablation",
+    "pl.benchmark",
+    "pl.tissue",
+    "pp.grid",
+}
 
 
 def test_every_verb_is_here():

@@ -49,16 +49,20 @@ def test_a_slide_without_genes_has_the_table(fitted, ready):
     assert list(image_only.uns["gdml"]["predict"]["genes"].index) == list(model.panel)
 
 
-def test_it_is_saved_and_written_to_h5ad(fitted, ready, tmp_path):
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+@pytest.mark.parametrize("index", ["object", "category"])
+def test_it_is_saved_and_written(fitted, ready, tmp_path, kind, index):
     import anndata as ad
 
     _, model = fitted
     model.save(tmp_path / "model")
     again = gdml.load(tmp_path / "model")
     pd.testing.assert_frame_equal(again.warrant.genes, model.warrant.genes)
+    ready.var.index = ready.var.index.astype(index)
     gdml.tl.predict(ready, again)
-    ready.write_h5ad(tmp_path / "predicted.h5ad")
-    read = ad.read_h5ad(tmp_path / "predicted.h5ad")
+    getattr(ready, f"write_{kind}")(tmp_path / f"predicted.{kind}")
+    read = getattr(ad, f"read_{kind}")(tmp_path / f"predicted.{kind}")
+    assert read.var["gdml_warrant"].astype(str).tolist() == ready.var["gdml_warrant"].tolist()
     pd.testing.assert_frame_equal(
         read.uns["gdml"]["predict"]["genes"], model.warrant.genes, check_categorical=False, check_dtype=False
     )

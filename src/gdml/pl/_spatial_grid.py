@@ -94,11 +94,12 @@ def _above(ax: Axes, text: str, pt: float, **style: Any) -> None:
 def _heading(ax: Axes, panel: Panel, lines: list[str]) -> None:
     """Write the heading of a column, above the scores of its maps."""
     for i, line in enumerate(reversed(lines)):
-        style: dict[str, Any] = {"color": RED, "fontweight": "bold"} if panel.optimistic and not i else {}
+        style: dict[str, Any] = {"fontsize": TEXT_PT}
+        if panel.optimistic and not i:  # small as the scores it is about: in bold it fits the narrowest column only so
+            style = {"fontsize": SMALL_PT, "color": RED, "fontweight": "bold"}
         ax.annotate(
             line, (0, 1), xycoords="axes fraction", xytext=(0, _SCORE_PT + i * TEXT_PT * LINE), textcoords="offset points",
-            ha="left", va="bottom", annotation_clip=False, fontsize=TEXT_PT,
-            **style,
+            ha="left", va="bottom", annotation_clip=False, **style,
         )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What predictions of each gene are worth: expected against attainable correlation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,12 +17,19 @@ from gdml.spots.container import table_of
 
 from ._common import BLUE, GREY, ORANGE, bare, finish, given_axes
 from ._names import name_points
-from ._page import COLUMN_MM, SMALL_PT, TEXT_PT, figure_of, inches
+from ._page import COLUMN_MM, SMALL_PT, TEXT_PT, figure_of, inches, size_mm, wrapped
 from ._warrants import ATTAINABLE, EXPECTED, HIGH, LOW, WARRANT, gene_table
 
 _STYLES = {"carried by the image": (BLUE, "o"), "partly": (ORANGE, "s"), "not shown": (GREY, "D")}
 _OTHER = (GREY, "^")
-_HEIGHT_MM = 78.0
+# the rule of gdml.training.Warrant, from the best verdict to the worst
+_RULE = {
+    "carried by the image": "at least half of the attainable, interval from 0.2 up",
+    "partly": "interval above 0",
+    "not shown": "interval reaches 0",
+}
+_HEIGHT_MM = 92.0
+_HANDLE_MM = 6.0  # a marker of the legend, with the space around it
 
 
 def warrant(
@@ -39,7 +47,7 @@ def warrant(
     The expected correlation is that of predictions out of fold, on training slides, with its interval. The attainable
     one is limited by the noise of the counts: the same tissue measured twice would correlate so. On the solid line all
     that can be attained is reached, on the dashed line half of it. Colours and markers are the verdicts of
-    :func:`gdml.tl.predict`, with the number of genes in the legend.
+    :func:`gdml.tl.predict`; the legend gives their rule (:class:`gdml.training.Warrant`) and the number of genes.
 
     Parameters
     ----------
@@ -79,7 +87,8 @@ def warrant(
     >>> gdml.pl.warrant(slide, genes=["FASN", "GNAS"])  # doctest: +SKIP
     """
     check_count("n_labels", n_labels, at_least=0)
-    table, left_out = _drawable(table_of(adata), key)
+    adata = table_of(adata)
+    table, left_out = _drawable(adata, key)
     marked = _marked(table, genes, n_labels)
     if ax is None:
         size = (inches(COLUMN_MM), inches(_HEIGHT_MM))
@@ -87,7 +96,7 @@ def warrant(
     else:
         (ax,) = given_axes(ax, 1)
     _draw(ax, table)
-    _explain(ax, table, left_out)
+    _explain(ax, table, left_out, str(adata.uns[key][_keys.PREDICT].get("unseen", "")))
     figure_of(ax).draw_without_rendering()  # names are placed between the points of the final layout
     x, y = table[ATTAINABLE].to_numpy(), table[EXPECTED].to_numpy()
     name_points(ax, x, y, {int(table.index.get_loc(gene)): gene for gene in marked}, pt=SMALL_PT)
@@ -141,20 +150,23 @@ def _draw(ax: Axes, table: pd.DataFrame) -> None:
     ax.set(xlim=(min(0.0, float(x.min())), right), ylim=(lowest - 0.05, max(1.0, float(np.nanmax(table[HIGH])))))
 
 
-def _explain(ax: Axes, table: pd.DataFrame, left_out: int) -> None:
-    """Write axes and legend."""
+def _explain(ax: Axes, table: pd.DataFrame, left_out: int, unseen: str) -> None:
+    """Write axes and, above them, the legend."""
+    width = size_mm(ax)[0] - _HANDLE_MM
     handles = []
     for verdict in _verdicts(table):
         color, marker = _STYLES.get(verdict, _OTHER)
-        label = f"{verdict} ({int((table[WARRANT] == verdict).sum())})"
+        rule = f": {_RULE[verdict]}" if verdict in _RULE else ""
+        label = "\n".join(wrapped(f"{verdict} ({int((table[WARRANT] == verdict).sum())}){rule}", width, SMALL_PT))
         handles.append(Line2D([], [], color=color, marker=marker, ms=4, mew=0, lw=0, label=label))
     handles.append(Line2D([], [], color="black", lw=0.6, label="all that is attainable"))
     handles.append(Line2D([], [], color="black", lw=0.6, ls=(0, (4, 3)), label="half of it"))
-    ax.legend(handles=handles, loc="upper left", frameon=False, fontsize=SMALL_PT, borderaxespad=0.2, handlelength=1.6)
+    where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.01), "borderaxespad": 0.0, "borderpad": 0.2}
+    ax.legend(handles=handles, **where, frameon=False, fontsize=SMALL_PT, handlelength=1.6, alignment="left")
     ax.set_xlabel(
         f"attainable PCC ({len(table)} genes{f', {left_out} left out' if left_out else ''})", fontsize=TEXT_PT
     )
-    ax.set_ylabel("expected PCC, with its interval", fontsize=TEXT_PT)
+    ax.set_ylabel(f"expected PCC{f' on an {unseen}' if unseen else ''}\nwith its 90 % interval", fontsize=TEXT_PT)
     ax.tick_params(labelsize=SMALL_PT)
     bare(ax)
 

@@ -10,6 +10,8 @@ from gdml import _keys
 
 from ._common import two_digits
 
+#: Verdicts as they are read alone, without the others beside them.
+_ALONE = {"partly": "partly carried by the image", "not shown": "not shown to be carried by the image"}
 WARRANT, EXPECTED, ATTAINABLE, LOW, HIGH = "warrant", "pcc_expected", "pcc_attainable", "pcc_low", "pcc_high"
 
 
@@ -29,7 +31,7 @@ def warrant_text(table: pd.DataFrame | None, gene: str) -> str:
         return ""
     row = table.loc[gene]
     verdict, expected = row.get(WARRANT), row.get(EXPECTED, np.nan)
-    parts = [] if pd.isna(verdict) or not str(verdict) else [str(verdict)]
+    parts = [] if pd.isna(verdict) or not str(verdict) else [_ALONE.get(str(verdict), str(verdict))]
     if not pd.isna(expected):
         parts.append(f"expected PCC {two_digits(float(expected))}")
     return ", ".join(parts)
