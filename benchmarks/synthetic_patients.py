@@ -1,12 +1,7 @@
 """Coverage and width of prediction intervals on synthetic patients, whose slides differ in level and noise.
 
-<<<<<<<< HEAD:benchmarks/interval_coverage.py
-    python benchmarks/interval_coverage.py
-    python benchmarks/interval_coverage.py --draws 2 --seed 1
-========
     python benchmarks/synthetic_patients.py
     python benchmarks/synthetic_patients.py --draws 2 --seed 1
->>>>>>>> intervals:benchmarks/synthetic_patients.py
 
 40 patients with three slides of 81 spots, 20 genes, log1p of Poisson counts. Known to the model is an image signal;
 unknown to it are the level of the patient and of the slide, a smooth pattern on the slide, and noise whose size differs

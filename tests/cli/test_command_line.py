@@ -114,10 +114,10 @@ def asked(monkeypatch):
 def test_predict_passes_everything_on(asked, capsys):
     words = (
         "predict slides.csv --model m --out o --shard 2/3 --precision fp32 --batch-size 8 --no-clip --threads 2 "
-        "--keep-features"
+        "--keep-features --interval 0.8"
     )
     tiles = "--spacing-um 56 --layout hex --min-tissue 0.5 --devices cuda:0,cuda:1"
-    assert main([*words.split(), *tiles.split()]) == 1
+    assert main([*words.split(), *tiles.split(), "--interval-for", "unseen slide"]) == 1
     assert asked == [
         {
             "slides": "slides.csv",
@@ -129,6 +129,8 @@ def test_predict_passes_everything_on(asked, capsys):
             "precision": "fp32",
             "batch_size": 8,
             "clip": False,
+            "interval": 0.8,
+            "interval_for": "unseen slide",
             "threads": 2,
             "keep_features": True,
             "spacing_um": 56.0,

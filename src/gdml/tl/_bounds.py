@@ -235,7 +235,7 @@ def _of_slide(
     genes = np.isfinite(measured).all(0)
     spread = None if asked.spread is None else asked.spread(center)[:, genes]
     found, level = calibrate_within_slide((measured - center)[:, genes], spread=spread)
-    width, shift = np.full(measured.shape[1], np.nan), np.full(measured.shape[1], np.nan)
+    width, shift = np.full((2, predicted.shape[1]), np.nan)
     width[genes], shift[genes] = interval_width(found, asked.level), level
     return width, shift
 
