@@ -127,4 +127,4 @@ def test_the_margin_is_half_a_region_and_half_a_tile(make_data):
     around = {"neighbors": torch.zeros(100, 25, 8), "neighbor_mask": torch.zeros(100, 25, dtype=torch.bool)}
     (slide,) = make_data((100,), xy=cells.flip(1) * 1.8, grid=cells, **around).slides
     assert block_margin(slide) == 3.0
-    assert block_margin(slide, smooth=True) == pytest.approx(3.0 + 1.8)
+    assert 3.0 + 1.8 < block_margin(slide, smooth=True) < 3.0 + 1.8 + 0.01

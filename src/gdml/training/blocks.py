@@ -17,7 +17,6 @@ LEAST_HELD = 10
 #: Part of a slide that is left to learn from, at least.
 LEAST_LEARNT = 1 / 3
 _MOST = 10  # numbers of blocks that are tried for a message
-_APART = 1e-3  # tiles
 
 
 def make_blocks(slides: Sequence[SlideSpots], n: int, *, smooth: bool = False, n_repeats: int = 1) -> list[Fold]:
@@ -82,8 +81,7 @@ def cut_slide(
         Part of half a turn by which the direction differs from the longer axis.
     """
     block = cut_across(slide.xy, n, turn=turn)
-    # of smoothed labels, a spot just between two others must not be averaged into both
-    margin = block_margin(slide, smooth=smooth) + (_APART if smooth else 0.0)
+    margin = block_margin(slide, smooth=smooth)
     xy = torch.from_numpy(slide.xy)
     found = []
     for number in range(n):

@@ -18,6 +18,7 @@ from .data import SlideSpots, SpotData
 N_SPLITS = 5
 #: Groups, or slides, from which on whole ones are held out.
 LEAST_UNITS = 3
+_BEYOND = 1e-3  # tiles
 _PIECE = 1024  # spots whose distances to all held-out spots are computed at once
 
 
@@ -101,7 +102,8 @@ def block_margin(slide: SlideSpots, *, smooth: bool = False) -> float:
     labels on both sides.
     """
     region = (round(slide.neighbors.shape[1] ** 0.5) + 1) / 2
-    reach = _smoothing_reach(slide) if smooth else 0.0
+    # just beyond the reach: a spot in the middle between two others must not be averaged into the labels of both
+    reach = _smoothing_reach(slide) + _BEYOND if smooth else 0.0
     return max(region, reach) + reach
 
 
