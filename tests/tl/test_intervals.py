@@ -306,7 +306,7 @@ def test_evaluate_counts_what_is_inside(fitted, marked):
 def test_coverage_of_new_slides_is_near_the_level():
     """Ten patients to learn from, ten new ones of the same population."""
     adata = gdml.datasets.synthetic(n_slides=20, n_patients=20, grid=6, n_genes=24, seed=3)
-    gdml.pp.tile(adata)
+    gdml.pp.tile(adata, n_side=1)
     gdml.pp.embed(adata, "stain")
     slides = adata.obs["library_id"].unique()
     known = adata[adata.obs["library_id"].isin(slides[::2])].copy()
