@@ -72,6 +72,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(anndata|collections|matplotlib|mpl_toolkits|numpy|os|pandas|pathlib|scanpy|scipy|sklearn)\..*"),
     ("py:.*", r"(distributed|spatialdata|squidpy|torch|typing|xarray|zarr)\..*"),
     ("py:(class|data|exc|obj)", rf"({_builtin})"),
+    ("py:class", r"gdml\.training\.familiarity\.Familiarity"),  # an attribute of TrainedModel, for gdml's own use
 ]
 
 # -- Pages -------------------------------------------------------------------

@@ -84,7 +84,7 @@ class TrainedModel:
     warrant
         How far each gene can be trusted; None where no spots were held out, or the model was saved by an earlier gdml.
     calibration, error_spread
-        How wide prediction intervals must be, and the predicted size of the errors (see :mod:`gdml.conformal`); None where
+        How wide prediction intervals must be, and the predicted size of the errors (see ``gdml.conformal``); None where
         no spots were held out, or the model was saved by an earlier gdml.
     path
         Folder that the model was last saved in or read from; None before.
