@@ -10,14 +10,12 @@ spots" intervals are calibrated on a random tenth of the new slide's own spots, 
 """
 
 import argparse
-import subprocess
 import warnings
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from learner import LOOKS, Split, append, development, report
+from learner import Split, log_look, without_stripes
 
 import gdml
 from gdml.conformal import TARGETS
@@ -67,19 +65,9 @@ def main() -> None:
     parser.add_argument("set", choices=["development", "report"])
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    splits = (development if options.set == "development" else report)("stain")
-    splits = {name: make for name, make in splits.items() if "stripe" not in name}
+    splits = without_stripes(options.set)
     if options.set == "report":
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-        look = {
-            "when_utc": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-            "commit": commit.stdout.strip(),
-            "encoder": "stain",
-            "runs": len(splits),
-            "labels": "measured",
-            "models": "ridge (intervals)",
-        }
-        append(LOOKS, look)
+        log_look(len(splits), "ridge (intervals)")
     tables = {name: rows(make()) for name, make in splits.items()}
     print(pd.concat(tables, names=["split"]).reset_index("split").to_markdown(index=False))
 

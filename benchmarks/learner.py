@@ -176,6 +176,20 @@ def append(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
+def log_look(runs: int, models: str, *, encoder: str = "stain", labels: str = "measured") -> None:
+    """Log that the report set is looked at."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+    look = {"when_utc": when, "commit": commit.stdout.strip(), "encoder": encoder, "runs": runs}
+    append(LOOKS, look | {"labels": labels, "models": models})
+
+
+def without_stripes(which: str) -> dict[str, Callable[[], Split]]:
+    """Make the splits of a set but for the stripes of the colon; a use of the report set is logged by the caller."""
+    splits = (development if which == "development" else report)("stain")
+    return {name: make for name, make in splits.items() if "stripe" not in name}
+
+
 def table(path: Path) -> None:
     """Print PCC(A) by model and split: mean over seeds, and its spread; folds of one data set are averaged."""
     runs = pd.read_csv(path)
@@ -235,11 +249,8 @@ def run_missing(path: Path, splits: dict[str, Callable[[], Split]], options: arg
     part, of = map(int, options.part.split("/"))
     missing = [run for run in wanted[part::of] if run not in done]
     if missing and options.set == "report":
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
         models = list(dict.fromkeys(model for _, _, model, _ in missing))
-        when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-        look = {"when_utc": when, "commit": commit.stdout.strip(), "encoder": options.encoder, "runs": len(missing)}
-        append(LOOKS, look | {"labels": " ".join(options.labels), "models": "; ".join(models)})
+        log_look(len(missing), "; ".join(models), encoder=options.encoder, labels=" ".join(options.labels))
     for run in missing:
         row = one_run(splits[run[0]](), *run[1:])
         append(path, dict(zip(keys, run, strict=True)) | row)

@@ -8,12 +8,10 @@ which was found; and the share of them that reaches half of what was expected.
 """
 
 import argparse
-import subprocess
 import warnings
-from datetime import UTC, datetime
 
 import pandas as pd
-from learner import LOOKS, Split, append, development, report
+from learner import Split, log_look, without_stripes
 
 import gdml
 
@@ -50,19 +48,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    splits = (development if options.set == "development" else report)("stain")
-    splits = {name: make for name, make in splits.items() if "stripe" not in name}
+    splits = without_stripes(options.set)
     if options.set == "report":
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-        look = {
-            "when_utc": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-            "commit": commit.stdout.strip(),
-            "encoder": "stain",
-            "runs": len(splits) * len(options.models),
-            "labels": "measured",
-            "models": "; ".join(options.models) + " (warrants)",
-        }
-        append(LOOKS, look)
+        log_look(len(splits) * len(options.models), "; ".join(options.models) + " (warrants)")
     tables = {(name, model): rows(make(), model) for name, make in splits.items() for model in options.models}
     print(pd.concat(tables, names=["split", "model"]).reset_index().to_markdown(index=False, floatfmt=".3f"))
 

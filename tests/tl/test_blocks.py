@@ -1,6 +1,7 @@
 """Cross-validation within a slide, repeated folds, and what is kept of a comparison."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -209,6 +210,24 @@ def compared():
                            "mae": [1e-300], "high": [True]})  # fmt: skip
     runs = pd.DataFrame({"model": ["a"], "fold": ["1"], "seed": [0], "status": ["done"], "seconds": [0.1]})
     return Comparison(scores, runs, "nested", "", False, held_out=PART)
+
+
+def test_a_failed_exchange_puts_the_old_comparison_back(compared, tmp_path, monkeypatch):
+    target = tmp_path / "x"
+    compared.save(target)
+    calls, real = [], os.replace
+
+    def second_fails(a, b):
+        calls.append((a, b))
+        if len(calls) == 2:
+            raise OSError("no space left")
+        return real(a, b)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+        patch.setattr(os, "replace", second_fails)
+        compared.save(target, overwrite=True)
+    same(compared, load_comparison(target))
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_the_folder_of_a_comparison_follows_the_habits_of_the_house(compared, tmp_path):

@@ -91,8 +91,9 @@ def fit(
         How spots are held out to select the epoch: ``"group"``, whole groups; ``"block"``, one end of each
         slide, with a margin so that no neighbour region of a training spot contains a held-out tile; ``"auto"``, by
         group if there are two or more, else by block; None, no spots are held out and ``max_epochs`` epochs are
-        trained. For a blend, fifths of the slides are held out in turn, or groups where ``group_key`` names two or more;
-        with None, half of the prediction is the network's.
+        trained. For a blend, and for models in closed form, each spot is held out once: by group where ``group_key`` names three
+        or more, else by slide where there are three or more, else by fifths of each slide. With None, half of the prediction of
+        a blend is the network's.
     validation_fraction
         Fraction of the spots that is held out; not used for a blend.
     max_epochs

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ import pandas as pd
 
 from gdml._errors import check_path
 from gdml._marker import mark, marked
+from gdml._saved import Saved, whole_folder
 
 if TYPE_CHECKING:
     from ._comparison import Comparison
@@ -19,15 +18,15 @@ _KIND = "comparison"  # in the marker
 _RECORD = "comparison.json"
 _TABLES = ("scores", "runs")
 _FORMAT, _VERSION = "gdml-comparison", 1
-_PARTS = {"protocol": str, "note": str, "optimistic": bool, "held_out": str, "variants": dict}
+_SAVED = Saved("comparison", _RECORD, [f"{name}.parquet" for name in _TABLES], _FORMAT, _VERSION, "found.save(path)")
+_PARTS = {"format_version": int, "protocol": str, "note": str, "optimistic": bool, "held_out": str, "variants": dict}
 
 
 def save_comparison(found: "Comparison", path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Write a comparison to a folder, completely or not at all; see :meth:`gdml.tl.Comparison.save`."""
     check_path("path", path)
     target = Path(path).expanduser().absolute()
-    _check_target(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _SAVED.check_target(target, mine=(marked(target) or {}).get("gdml") == _KIND, overwrite=overwrite)
     variants = found.variants
     record = {
         "format": _FORMAT,
@@ -44,20 +43,11 @@ def save_comparison(found: "Comparison", path: str | os.PathLike[str], *, overwr
             "dtypes": {str(name): str(variants[name].dtype) for name in variants},
         },
     }
-    made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with whole_folder(target) as made:
         for name in _TABLES:
             getattr(found, name).to_parquet(made / f"{name}.parquet")
         (made / _RECORD).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
         mark(made, _KIND, name=", ".join(found.models), protocol=found.protocol)
-        made.chmod(0o755)
-        old = made.with_name(f"{made.name}-old")
-        if target.exists():
-            os.replace(target, old)
-        os.replace(made, target)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def load_comparison(path: str | os.PathLike[str]) -> "Comparison":
@@ -110,39 +100,9 @@ def load_comparison(path: str | os.PathLike[str]) -> "Comparison":
     return Comparison(**tables, **about, variants=variants)
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    """Refuse a folder that a comparison must not be saved in."""
-    if not (target.exists() or target.is_symlink()):
-        return
-    if (marked(target) or {}).get("gdml") != _KIND:
-        raise FileExistsError(f"`path` {str(target)!r} exists and is no saved comparison; choose another folder.")
-    if not overwrite:
-        raise FileExistsError(
-            f"`path` {str(target)!r} holds a saved comparison; choose another folder or pass overwrite=True."
-        )
-
-
 def _read_record(folder: Path) -> dict[str, Any]:
     """Read and check the JSON of a saved comparison."""
-    where = repr(str(folder))
-    if not folder.exists():
-        raise FileNotFoundError(f"`path` {where} does not exist; found.save(path) writes one.")
-    files = (_RECORD, *(f"{name}.parquet" for name in _TABLES))
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"`path` {where} is not a whole comparison: {' and '.join(missing)} missing.")
-    try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where}: {_RECORD} is truncated or not JSON ({error}).") from error
-    if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        raise ValueError(f"{where} is not a comparison: {_RECORD} does not say so.")
-    version = record.get("format_version")
-    if not isinstance(version, int) or version > _VERSION:
-        raise ValueError(
-            f"{where} was written by a newer gdml (format {version}, this one reads {_VERSION}): "
-            "pip install --upgrade gdml."
-        )
+    record, where = _SAVED.read(folder), repr(str(folder))
     wrong = [name for name, kind in _PARTS.items() if not isinstance(record.get(name), kind)]
     if wrong:
         raise ValueError(f"{where} is not a whole comparison: {_RECORD} lacks {', '.join(wrong)}.")

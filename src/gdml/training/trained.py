@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +15,7 @@ from safetensors.torch import save as save_tensors
 
 from gdml._errors import check_path
 from gdml._marker import mark, marked
+from gdml._saved import Saved, whole_folder
 from gdml.conformal import Calibration, ErrorSpread
 from gdml.models.base import Shape, SpotModel, get_model, make_config
 
@@ -32,6 +31,7 @@ _CALIBRATION = "calibration.safetensors"  # not of every model
 _FAMILIARITY = "familiarity.safetensors"
 _RECORD = "model.json"
 _KIND = "models"  # in the marker
+_SAVED = Saved("model", _RECORD, (_WEIGHTS,), _FORMAT, _FORMAT_VERSION, "model.save(path)")
 #: Entries of the JSON and their types.
 _PARTS = {
     "format_version": int,
@@ -142,7 +142,6 @@ class TrainedModel:
         """
         target = Path(path).expanduser().absolute()
         check_target(target, overwrite=overwrite)
-        target.parent.mkdir(parents=True, exist_ok=True)
         weights = save_tensors({k: v.contiguous() for k, v in _own_tensors(self.module).items()})
         record = {
             "format": _FORMAT,
@@ -171,8 +170,7 @@ class TrainedModel:
         if self.calibration is not None and self.error_spread is not None:
             errors = pack(self.calibration, self.error_spread)
             record["calibration_sha256"] = hashlib.sha256(errors).hexdigest()
-        made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
+        with whole_folder(target) as made:
             (made / _WEIGHTS).write_bytes(weights)
             if described is not None:
                 (made / _FAMILIARITY).write_bytes(described)
@@ -180,13 +178,6 @@ class TrainedModel:
                 (made / _CALIBRATION).write_bytes(errors)
             (made / _RECORD).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
             mark(made, _KIND, name=self.name, provenance=self.provenance)
-            made.chmod(0o755)
-            if target.exists():
-                _exchange(made, target)
-            else:
-                os.replace(made, target)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
         self.path = str(target)
 
     @classmethod
@@ -250,14 +241,7 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool, name: str = "
     """
     check_path(name, path)
     target = Path(path).expanduser()
-    if not (target.exists() or target.is_symlink()):
-        return
-    if not _is_model(target):
-        raise FileExistsError(f"`{name}` {str(target)!r} exists and is no saved model; choose another folder.")
-    if not overwrite:
-        raise FileExistsError(
-            f"`{name}` {str(target)!r} holds a saved model; choose another folder or pass overwrite=True."
-        )
+    _SAVED.check_target(target, mine=_is_model(target), overwrite=overwrite, name=name)
 
 
 def _is_model(folder: Path) -> bool:
@@ -319,24 +303,8 @@ def _own_tensors(module: SpotModel) -> dict[str, torch.Tensor]:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     """Read and check the JSON of a saved model."""
-    where = repr(str(folder))
-    if not folder.exists():
-        raise FileNotFoundError(f"`path` {where} does not exist; model.save(path) writes one.")
-    missing = [name for name in (_RECORD, _WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"`path` {where} is not a whole gdml model: {' and '.join(missing)} missing.")
-    try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where}: {_RECORD} is truncated or not JSON ({error}).") from error
-    if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        raise ValueError(f"{where} is not a gdml model: {_RECORD} does not say so.")
+    record, where = _SAVED.read(folder), repr(str(folder))
     version = record.get("format_version")
-    if isinstance(version, int) and version > _FORMAT_VERSION:
-        raise ValueError(
-            f"{where} was written by a newer gdml (format {version}, this one reads {_FORMAT_VERSION}): "
-            "pip install --upgrade gdml."
-        )
     parts: dict[str, Any] = dict(_PARTS)
     for since, more in _SINCE.items():
         parts |= more if isinstance(version, int) and version >= since else {}
@@ -408,15 +376,3 @@ def _make_module(folder: Path, record: dict[str, Any]) -> SpotModel:
             f"{str(folder)!r}: {_RECORD} names {len(record['panel'])} panel genes for {module.shape.n_genes} outputs."
         )
     return module
-
-
-def _exchange(made: Path, target: Path) -> None:
-    """Replace a folder by another; the old one is restored if that fails."""
-    old = made.with_name(made.name + "-old")
-    os.replace(target, old)
-    try:
-        os.replace(made, target)
-    except BaseException:
-        os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
