@@ -95,7 +95,7 @@ def fit(
         or more, else by slide where there are three or more, else by fifths of each slide. With None, half of the prediction of
         a blend is the network's.
     validation_fraction
-        Fraction of the spots that is held out; not used for a blend.
+        Fraction of the spots that is held out where they are held out once.
     max_epochs
         Maximum number of epochs; short for ``training={"max_epochs": ...}``.
     frame
