@@ -303,6 +303,9 @@ def test_the_network_is_blended_with_its_floor_at_evaluation(shape, make_batch, 
     torch.testing.assert_close(found.parts["members"], torch.stack(members, 1), atol=1e-4, rtol=1e-4)
     expected = sum(share * member for share, member in zip(shares, members, strict=True))
     torch.testing.assert_close(found.prediction, expected, atol=1e-4, rtol=1e-4)
+    # training and the choice of the epoch do not read what is for the floor, and see the network alone
+    assert both.network_needs == both.needs - {"summary"}
+    torch.testing.assert_close(both(replace(batch, summary=None)).prediction, members[-1])
 
 
 def test_the_network_alone_has_no_members(shape, make_batch):

@@ -149,13 +149,18 @@ class SpotModel(nn.Module):
         """Names of the predictions that the model blends, the floor's first; empty where it blends none.
 
         The shares are chosen on held-out spots: in evaluation mode the output has ``parts["members"]``, (N, k, M), and
-        ``take_shares`` sets the shares.
+        ``take_shares`` sets the shares. From a batch of ``network_needs`` alone, the last member alone predicts.
         """
         return ()
 
     def take_shares(self, shares: Tensor) -> None:
         """Set the shares (k,) of a blend."""
         raise NotImplementedError(f"{type(self).__name__} blends nothing.")
+
+    @property
+    def network_needs(self) -> frozenset[str]:
+        """Parts of a batch that training steps, and the choice of the epoch, read: ``needs`` but for those of a floor."""
+        return self.needs
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Compute constants (scales, means, reference banks) from the training spots, once, before the first step.

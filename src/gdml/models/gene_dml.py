@@ -165,6 +165,11 @@ class GeneDML(SpotModel):
         """Set the shares of the floor and of the network."""
         self.floor.shares.copy_(shares)
 
+    @property
+    def network_needs(self) -> frozenset[str]:
+        """Parts that the network reads; the summary is for the floor."""
+        return self.needs - {"summary"}
+
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Scale features and targets by the moments of the training spots, as the config says."""
         dim = self.shape.dim
@@ -188,7 +193,10 @@ class GeneDML(SpotModel):
             self.floor.solve(batches, self.target_components)
 
     def forward(self, batch: Batch) -> Output:
-        """Predict (N, M) from all scales; the embedding is the fused one, (N, d), rows of unit length."""
+        """Predict (N, M) from all scales; the embedding is the fused one, (N, d), rows of unit length.
+
+        Without a summary in the batch, the network alone predicts.
+        """
         context, features, index = batch.context
         shift = self._random_shift(batch.tokens)
         tokens = batch.tokens
@@ -221,7 +229,7 @@ class GeneDML(SpotModel):
         if not self.training:
             prediction = self._shrink(prediction)
         prediction = self.target_scale.inverse(prediction.float())
-        if not self.training and self.config.floor != "none":
+        if not self.training and self.config.floor != "none" and batch.summary is not None:
             parts["members"] = torch.stack([*self.floor(batch.summarized), prediction], 1)
             prediction = self.floor.blend(parts["members"])
         return Output(prediction, F.normalize(fused.float(), dim=1), parts)

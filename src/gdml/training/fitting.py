@@ -116,13 +116,6 @@ def _choose_and_train(
     members = model_class.members(config)
     targets = _targets(data, frame) if members else None
 
-    def alone() -> SpotModel:
-        """Make a model of which only the last member predicts: the epoch is chosen for it, not for the floor."""
-        module = make()
-        if members:
-            module.take_shares(torch.eye(len(members))[-1])
-        return module
-
     runs: list[Run] = []
     modules: list[SpotModel] = []
     products: list[Products] = []
@@ -132,7 +125,7 @@ def _choose_and_train(
         options: dict[str, Any] = (
             {"solve_only": True} if hopeless else {"validation": split.validation, "on_epoch": on_epoch}
         )
-        module, run = train(alone, data, split.train, loop, fabric, seed=seed, **options)
+        module, run = train(make, data, split.train, loop, fabric, seed=seed, **options)
         if not hopeless:
             runs.append(run)
             modules.append(module)

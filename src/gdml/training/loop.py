@@ -78,6 +78,7 @@ def predict(
     *,
     rows: Tensor | None = None,
     batch_size: int = _BATCH,
+    network_alone: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Predict spots, slide by slide, in time that is linear in their number.
 
@@ -93,6 +94,8 @@ def predict(
         (N,) rows of ``data``; None for all.
     batch_size
         Spots of a batch. The context of a slide is read, and what models keep of it is computed, once.
+    network_alone
+        Predict by the last member of a blend.
 
     Returns
     -------
@@ -104,13 +107,14 @@ def predict(
     module.eval()
     data = data.in_frame(module.frame)
     rows = torch.arange(len(data)) if rows is None else rows
-    if not module.needs & {"tokens", "neighbors", "nearest", "summary"}:
+    needs = module.network_needs if network_alone else module.needs
+    if not needs & {"tokens", "neighbors", "nearest", "summary"}:
         batch_size = max(batch_size, data.max_context)  # spots are light then
     ordered, places = rows.sort()
     found: dict[str, Tensor] = {}
     start = 0
     with fabric.autocast():
-        for batch in data.in_order(ordered, batch_size, module.needs, fabric.device):
+        for batch in data.in_order(ordered, batch_size, needs, fabric.device):
             output = module(batch)
             here = places[start : start + len(batch)]
             start += len(batch)
@@ -125,14 +129,14 @@ def predict(
 
 
 def validate(model: SpotModel, data: SpotData, rows: Tensor, fabric: Fabric) -> tuple[NDArray[np.float64], float]:
-    """PCC per gene averaged over slides, (M,), and the mean squared error on ``rows``.
+    """PCC per gene averaged over slides, (M,), and the mean squared error on ``rows``; of a blend, those of the network.
 
     The first process computes them for all.
     """
     found = None
     if fabric.is_global_zero:
         measured = data.expression[rows].numpy()  # type: ignore[index]
-        predicted = predict(model, data, fabric, rows=rows)[0].numpy()
+        predicted = predict(model, data, fabric, rows=rows, network_alone=True)[0].numpy()
         slide = data.slide[rows].numpy()
         by_slide = [metrics.pearson_per_gene(measured[slide == s], predicted[slide == s]) for s in np.unique(slide)]
         found = metrics.nan_mean(np.stack(by_slide), 0), float(np.square(measured - predicted).mean())
@@ -238,7 +242,7 @@ class Trainer:
         counts = balanced_counts(data.slide, rows, data.groups) if config.balance else None
         self.sampler = SlideSampler(data.slide, rows, *sizes, draws, fabric.global_rank, fabric.world_size, counts)
         loader = DataLoader(
-            _Reader(data, frozenset(model.needs)),
+            _Reader(data, model.network_needs),
             batch_sampler=self.sampler,  # type: ignore[arg-type]
             collate_fn=_as_it_is,
             num_workers=config.num_workers,
