@@ -66,6 +66,24 @@ def test_an_unlike_slide_is_named_with_its_features(inverted):
     assert (slide.obs["gdml_ood"] > 0.95).mean() > 0.5
 
 
+@pytest.mark.parametrize(("share", "is_said"), [(0.0, False), (0.05, True)])
+def test_many_unusual_spots_on_a_familiar_slide_are_said(fitted, monkeypatch, share, is_said):
+    adata, model = fitted
+    slide = adata[adata.obs["library_id"] == "S1"].copy()
+    image = np.asarray(Image.open(slide.uns["spatial"]["S1"]["metadata"]["source_image_path"])).copy()
+    top = np.quantile(slide.obsm["spatial"][:, 1], share) if share else 0
+    image[: int(top)] = (0.2 * image[: int(top)] + 0.8 * np.array([30, 50, 160])).astype(np.uint8)  # blue pen
+    del slide.uns["gdml"]
+    gdml.pp.tile(slide, image={"S1": image})
+    gdml.pp.embed(slide, "stain", image={"S1": image})
+    log = io.StringIO()
+    monkeypatch.setattr(type(sc.settings), "logfile", property(lambda self: log), raising=False)
+    assert not any(UNLIKE in line for line in said(lambda: gdml.tl.predict(slide, model)))
+    unusual = slide.uns["gdml"]["predict"]["ood"].loc["S1", "unusual_spots"]
+    assert unusual == pytest.approx(share, abs=0.08)
+    assert (f"{unusual:.0%} of 'S1'" in log.getvalue()) == is_said
+
+
 def test_scores_follow_the_order_of_the_spots(fitted):
     adata, model = fitted
     order = np.random.default_rng(0).permutation(adata.n_obs)

@@ -17,7 +17,7 @@ from ._bounds import ask_model, say
 from ._model import as_model
 from ._predict_image import image_spots, is_image, refuse_arguments_of_images
 from ._predict_spots import make_ready, predict_spots
-from ._unfamiliar import OOD, unlike, warn_of_unlike
+from ._unfamiliar import OOD, say_unusual, unlike, warn_of_unlike
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -242,13 +242,9 @@ def predict(
     warn_of_few(spots.adata, list(spots.adata.obsm[key_added]), match, gene_key, stacklevel=2)
     made = f"; {_scales(spots)}" if "tile" in steps else ""
     matched = f"; {match}" if spots.adata.n_vars else ""
-    old = (
-        ""
-        if judged is not None
-        else f"; the model cannot tell unusual slides: fit it again for obs[{_keys.unfamiliar(key_added)!r}]"
-    )
+    unusual = say_unusual(judged, key_added)
     tell(
-        f"predict: {len(match.columns)} genes at {count(len(spots), 'spot')} in obsm[{key_added!r}]{matched}{say(asked)}{made}{old}"
+        f"predict: {len(match.columns)} genes at {count(len(spots), 'spot')} in obsm[{key_added!r}]{matched}{say(asked)}{made}{unusual}"
     )
     return spots.adata if copy or from_image else None
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 OOD = "ood"  # part of the record of predictions
 UNLIKE, LIKE = "unlike the training slides", "like the training slides"
 _N_FEATURES = 3
+#: Share of unusual spots from which on they are said: twice that of held-out training spots.
+_MANY = 0.1
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,17 @@ def unlike(judged: pd.DataFrame | None) -> dict[str, str]:
         f"most different: {row['features']}"
         for slide, row in found.iterrows()
     }
+
+
+def say_unusual(judged: pd.DataFrame | None, key: str) -> str:
+    """Say on which slides, of those that are like the training slides, many spots are unusual: for the log."""
+    if judged is None:
+        return f"; the model cannot tell unusual slides: fit it again for obs[{_keys.unfamiliar(key)!r}]"
+    found = judged[(judged["verdict"] == LIKE) & (judged["unusual_spots"] >= _MANY)]
+    if found.empty:
+        return ""
+    said = some([f"{share:.0%} of {str(slide)!r}" for slide, share in found["unusual_spots"].items()], 3)
+    return f"; unusual spots (pen, folds, another tissue?): {said}, see obs[{_keys.unfamiliar(key)!r}]"
 
 
 def warn_of_unlike(reasons: dict[str, str], *, stacklevel: int) -> None:
