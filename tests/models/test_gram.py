@@ -27,20 +27,20 @@ def problem(lengths=(40, 31, 52, 17, 60), width=12, n_out=3, seed=0, noise=8.0):
     return x, y, folds
 
 
-def gathered(x, y, folds, pieces=7):
+def gathered(x, y, folds, weights=None, pieces=7):
     made = Gathered()
     for rows in np.array_split(np.arange(len(x)), pieces):
-        made.add(x[rows], y[rows], folds[rows])
+        made.add(x[rows], y[rows], folds[rows], None if weights is None else weights[rows])
     return made
 
 
-def solved(x, y, folds, **options):
+def solved(x, y, folds, weights=None, **options):
     """The solution from the rows, and the one from sums."""
     both = []
     for most in (len(x), 50):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(limits, "MAX_ROWS", most)
-            pieces = gathered(x, y, folds)
+            pieces = gathered(x, y, folds, weights)
         assert (pieces.sums is None) == (most == len(x))
         made = RidgeMap(x.shape[1], y.shape[1])
         if options.get("hest"):
@@ -66,13 +66,15 @@ def assert_same(one, other, x):
     seed=st.integers(0, 1000),
     noise=st.sampled_from([0.5, 8.0, 100.0]),
     n_components=st.sampled_from([0, 2]),
+    weighted=st.booleans(),
 )
-def test_sums_give_the_solution_of_the_rows(lengths, width, seed, noise, n_components):
+def test_sums_give_the_solution_of_the_rows(lengths, width, seed, noise, n_components, weighted):
     lengths = [*lengths, 30]
     x, y, folds = problem(lengths, width, 3, seed, noise)
     target = Standardize(3)
     target.fit([y])
-    assert_same(*solved(x, y, folds, target=target, n_components=n_components), x)
+    weights = torch.linspace(0.2, 1.8, len(x)) if weighted else None
+    assert_same(*solved(x, y, folds, weights, target=target, n_components=n_components), x)
 
 
 @pytest.mark.parametrize("n_components", [0, 5])

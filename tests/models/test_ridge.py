@@ -46,6 +46,20 @@ def test_selection_by_stripes(shape, make_batch):
         RidgeConfig(selection="loo")
 
 
+@pytest.mark.parametrize("selection", ["stripes", "gcv", "hest"])
+@pytest.mark.parametrize("penalty", ["component", "one"])
+def test_spots_count_by_their_weights(shape, make_batch, selection, penalty):
+    batch = make_batch()
+    heavy = torch.linspace(0.1, 1.9, len(batch))
+    found = []
+    for weight in (None, torch.ones_like(heavy), heavy):
+        model = Ridge(RidgeConfig(selection=selection, penalty=penalty), shape)
+        model.prepare([replace(batch, weight=weight)])
+        found.append(model(batch).prediction)
+    torch.testing.assert_close(found[0], found[1])
+    assert (found[2] - found[0]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("n_components", [4, 0])
 def test_the_probe_of_hest_is_scikit_learns(shape, make_batch, n_components):
     """StandardScaler, PCA, Ridge(alpha = 100 / (d M), no intercept), as ``train_test_reg`` of mahmoodlab/HEST."""

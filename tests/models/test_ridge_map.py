@@ -58,6 +58,24 @@ def test_the_penalty_is_the_one_that_predicts_folds_best(seed):
     np.testing.assert_allclose(made(x), theirs.predict(z), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["stripes", "hest"])
+@pytest.mark.parametrize("n_components", [0, 5])
+def test_a_weight_stands_for_as_many_rows(kind, n_components):
+    x, y = problem()
+    folds, times = torch.arange(60) % 5, 1 + torch.arange(60) % 3
+    repeated = [part.repeat_interleave(times, 0) for part in (x, y, folds)]
+    made = []
+    for x_, y_, folds_, weights in ((x, y, folds, times), (*repeated, None), (x, y, folds, None)):
+        one = RidgeMap(12, 3)
+        if kind == "hest":
+            one.solve_hest(x_, y_, n_components or 12, weights)
+        else:
+            one.solve(x_, y_, ALPHAS, folds_, weights, n_components=n_components)
+        made.append(one(x))
+    torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=1e-4)
+    assert (made[0] - made[2]).abs().max() > 1e-2
+
+
 def test_one_fold_teaches_caution():
     x, y = problem()
     made = RidgeMap(12, 3)

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge as FixedRidge
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
@@ -80,7 +79,14 @@ class RidgeMap(nn.Module):
             return self.standardize(x.float()) @ self.weight.T + self.bias
 
     def solve(
-        self, x: Tensor, y: Tensor, alphas: Sequence[float], folds: Tensor | None = None, *, n_components: int = 0
+        self,
+        x: Tensor,
+        y: Tensor,
+        alphas: Sequence[float],
+        folds: Tensor | None = None,
+        weights: Tensor | None = None,
+        *,
+        n_components: int = 0,
     ) -> None:
         """Take the penalty that predicts best, and solve with it.
 
@@ -95,14 +101,17 @@ class RidgeMap(nn.Module):
         folds
             (n,) fold of each row: each is predicted from the others. None: generalised cross-validation
             (Golub, Heath, Wahba 1979), which takes neighbouring spots for independent.
+        weights
+            (n,) weight of each row in every sum; None: all 1.
         n_components
             Principal components of the standardised inputs that are kept; 0 for all.
         """
-        inputs, onto = self._components(x, n_components)
+        w = torch.ones(len(x), dtype=torch.float64) if weights is None else weights.double()
+        inputs, onto = self._components(x, n_components, w)
         outputs = y.double()
         if folds is not None:
-            alphas = [_best_alpha(inputs, outputs, alphas, folds)]
-        solved = RidgeCV(alphas=alphas).fit(inputs.numpy(), outputs.numpy())
+            alphas = [_best_alpha(inputs, outputs, alphas, folds, w)]
+        solved = RidgeCV(alphas=alphas).fit(inputs.numpy(), outputs.numpy(), w.numpy())
         self.weight.copy_(torch.from_numpy(solved.coef_.reshape(len(self.weight), -1)) @ onto)
         self.bias.copy_(torch.from_numpy(np.atleast_1d(solved.intercept_)))
         self.alpha.fill_(float(solved.alpha_))
@@ -124,7 +133,7 @@ class RidgeMap(nn.Module):
         Parameters
         ----------
         gathered
-            Inputs, outputs and folds.
+            Inputs, outputs, folds and weights.
         alphas, n_components
             As in ``solve``.
         target
@@ -133,9 +142,9 @@ class RidgeMap(nn.Module):
             Choose the penalty on folds that are left out, or by generalised cross-validation.
         """
         if gathered.sums is None:
-            x, y, of_rows, _ = gathered.rows()
+            x, y, of_rows, weights = gathered.rows()
             y = y if target is None else target(y)
-            self.solve(x, y, alphas, of_rows if by_fold else None, n_components=n_components)
+            self.solve(x, y, alphas, of_rows if by_fold else None, weights, n_components=n_components)
             return
         folds, onto = self._sums(gathered.sums, target, n_components)
         everything = gram.total(folds)
@@ -152,8 +161,8 @@ class RidgeMap(nn.Module):
     def solve_hest_gathered(self, gathered: Gathered, n_components: int) -> None:
         """Solve as ``solve_hest``, for rows that came in pieces."""
         if gathered.sums is None:
-            x, y, _, _ = gathered.rows()
-            self.solve_hest(x, y, n_components)
+            x, y, _, weights = gathered.rows()
+            self.solve_hest(x, y, n_components, weights)
             return
         folds, onto = self._sums(gathered.sums, None, n_components)
         alpha = 100 / (len(onto) * len(self.weight))
@@ -174,42 +183,47 @@ class RidgeMap(nn.Module):
         onto = gram.principal_axes(gram.total(folds), n_components)
         return [fold.projected(onto) for fold in folds], onto
 
-    def solve_hest(self, x: Tensor, y: Tensor, n_components: int) -> None:
+    def solve_hest(self, x: Tensor, y: Tensor, n_components: int, weights: Tensor | None = None) -> None:
         """Solve with the fixed penalty of the HEST benchmark, 100 / (width M), and without an intercept.
 
         Its script divides by the number of inputs and of genes. The inputs are centred, so the level of a gene is not
         learnt.
         """
-        inputs, onto = self._components(x, n_components)
+        w = torch.ones(len(x), dtype=torch.float64) if weights is None else weights.double()
+        inputs, onto = self._components(x, n_components, w)
         alpha = 100 / (inputs.shape[1] * y.shape[1])
         # the exact solution, where HEST iterates
-        solved = FixedRidge(alpha, fit_intercept=False, solver="cholesky").fit(inputs.numpy(), y.double().numpy())
+        solved = FixedRidge(alpha, fit_intercept=False, solver="cholesky").fit(
+            inputs.numpy(), y.double().numpy(), w.numpy()
+        )
         self.weight.copy_(torch.from_numpy(solved.coef_.reshape(len(self.weight), -1)) @ onto)
         self.bias.zero_()
         self.alpha.fill_(alpha)
 
-    def _components(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def _components(self, x: Tensor, n: int, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Give inputs on their first n principal axes, and the axes, (n, n_in) float64; all inputs for n = 0."""
-        self.standardize.fit([x])
+        mean = weights @ x.double() / weights.sum()
+        self.standardize.set(mean, (weights @ (x - mean).square() / weights.sum()).sqrt())
         inputs = self.standardize(x).double()
         if not n or n >= min(inputs.shape):
             return inputs, torch.eye(inputs.shape[1], dtype=torch.float64)
-        onto = torch.from_numpy(PCA(n, svd_solver="full").fit(inputs.numpy()).components_)
+        onto = torch.linalg.svd(inputs * weights.sqrt()[:, None], full_matrices=False).Vh[:n]
         return inputs @ onto.T, onto
 
 
-def _best_alpha(x: Tensor, y: Tensor, alphas: Sequence[float], folds: Tensor) -> float:
-    """Penalty with the least squared error on folds that were left out; the largest where there is one fold."""
+def _best_alpha(x: Tensor, y: Tensor, alphas: Sequence[float], folds: Tensor, weights: Tensor) -> float:
+    """Penalty with the least weighted squared error on folds that were left out; the largest where there is one fold."""
     # scikit-learn's search solves each penalty and fold anew; here one decomposition of a fold serves all penalties
     error = torch.zeros(len(alphas), dtype=torch.float64)
     for fold in folds.unique() if len(folds.unique()) > 1 else ():
         out = folds == fold
-        x_mean, y_mean = x[~out].mean(0), y[~out].mean(0)
-        u, s, vt = torch.linalg.svd(x[~out] - x_mean, full_matrices=False)
-        into, onto = (x[out] - x_mean) @ vt.T, u.T @ (y[~out] - y_mean)
+        w = weights[~out]
+        x_mean, y_mean, root = w @ x[~out] / w.sum(), w @ y[~out] / w.sum(), w.sqrt()[:, None]
+        u, s, vt = torch.linalg.svd((x[~out] - x_mean) * root, full_matrices=False)
+        into, onto = (x[out] - x_mean) @ vt.T, u.T @ ((y[~out] - y_mean) * root)
         for i, alpha in enumerate(alphas):
             predicted = into @ ((s / (s.square() + alpha))[:, None] * onto) + y_mean
-            error[i] += (predicted - y[out]).square().sum()
+            error[i] += weights[out] @ (predicted - y[out]).square().sum(1)
     return _least(error, alphas)
 
 
@@ -293,7 +307,7 @@ class Ridge(SpotModel):
         gathered = Gathered()
         for batch in batches:
             folds = learnt_stripes(batch) if c.selection == "stripes" else torch.zeros_like(batch.spot)
-            gathered.add(self._inputs(batch), batch.measured, folds)
+            gathered.add(self._inputs(batch), batch.measured, folds, batch.weight)
         if c.selection == "hest":
             self.map.solve_hest_gathered(gathered, c.n_components)
         else:
