@@ -161,6 +161,7 @@ def one_run(split: Split, labels: str, model: str, seed: int) -> dict[str, Any]:
         **{m: round(float(scores[m]), 5) for m in METRICS},
         "by_slide": " ".join(f"{slide}:{pcc:.4f}" for slide, pcc in by_slide.items()),
         "shares": " ".join(f"{k}:{v:.1f}" for k, v in trained.training.get("shares", {}).items()),
+        "gain": round(trained.training.get("gain", float("nan")), 3),
         "epochs": trained.training["n_epochs"],
         "seconds": round(seconds, 1),
     }

@@ -90,6 +90,8 @@ def test_the_default_is_blended_with_its_floor(ready, small, tmp_path):
     assert list(shares) == ["ridge", "kernel", "network"]
     assert sum(shares.values()) == pytest.approx(1)
     assert shares == model.training["shares"]
+    assert (model.training["gain"] >= 0.05) == (shares["ridge"] < 1)
+    assert ready.uns["gdml"]["fit"]["gain"] == gdml.load(model.path).training["gain"] == model.training["gain"]
     np.testing.assert_allclose(model.module.floor.shares, list(shares.values()), atol=1e-6)
     assert model.module.frame.config == FrameConfig()
     split = ready.uns["gdml"]["fit"]["split"]

@@ -11,7 +11,14 @@ from gdml.training.fabric import make_fabric
 from gdml.training.fitting import fit_model
 from gdml.training.frame import FRAMES, Frame
 from gdml.training.out_of_fold import predict_members
-from gdml.training.shares import LEAST_GAIN, Products, choose_shares, held_out_products, is_hopeless
+from gdml.training.shares import (
+    LEAST_GAIN,
+    Products,
+    certain_gain,
+    choose_shares,
+    held_out_products,
+    is_hopeless,
+)
 from gdml.training.split import cut_across, make_splits
 
 SMALL = {"width": 8, "branch_width": 8, "neighbor_depth": 1, "slide_depth": 1, "n_groups": 2}
@@ -56,12 +63,20 @@ def test_a_member_that_is_worse_alone_takes_part_where_the_blend_gains(noise):
 def test_the_floor_is_left_for_a_gain_that_matters(factor, floor_alone):
     # exact parts: the floor gains 1 over the mean, the member LEAST_GAIN times the factor more
     gain = LEAST_GAIN * factor
-    members = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64).expand(4, 2, 2)
-    targets = torch.tensor([1.0, 1.0 + gain / 2], dtype=torch.float64).expand(4, 2)
+    members = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64).expand(6, 2, 2)
+    targets = torch.tensor([1.0, 1.0 + gain / 2], dtype=torch.float64).expand(6, 2)
     found = Products(members, targets)
-    assert found.gains(torch.tensor([[0.0, 1.0]], dtype=torch.float64)).tolist() == [pytest.approx([gain] * 4)]
+    assert found.gains(torch.tensor([[0.0, 1.0]], dtype=torch.float64)).tolist() == [pytest.approx([gain] * 6)]
     assert choose_shares(found).tolist() == ([1, 0] if floor_alone else [0, 1])
     assert is_hopeless(found) is floor_alone
+    assert certain_gain(found) == pytest.approx(gain)
+
+
+def test_of_a_floor_that_gains_nothing_no_share_is_told(noise):
+    y = noise.normal(size=(6, 100))
+    found = products(y, -y, y)
+    assert np.isnan(certain_gain(found))
+    assert choose_shares(found).tolist() == [0, 1]
 
 
 def test_shares_of_independent_errors_follow_their_precision(noise):
@@ -71,10 +86,29 @@ def test_shares_of_independent_errors_follow_their_precision(noise):
     np.testing.assert_allclose(choose_shares(products(y, floor, member)), [0.2, 0.8], atol=1e-6)
 
 
+def test_of_blends_that_are_as_good_the_most_even_is_taken():
+    # the second and the third member predict the same, twice as far from the mean as the floor
+    vector = torch.tensor([1.0, 2.0, 2.0], dtype=torch.float64)
+    found = Products(torch.outer(vector, vector).expand(8, 3, 3), (2 * vector).expand(8, 3))
+    assert choose_shares(found).tolist() == [0, 0.5, 0.5]
+    assert choose_shares(found, without_last=True).tolist() == [0, 1, 0]
+
+
+def test_what_parts_agree_on_outweighs_evenness(noise):
+    y = noise.normal(size=(8, 50))
+    floor, good, bad = (y + sd * noise.normal(size=y.shape) for sd in (1.5, 0.7, 3.0))
+    certain = choose_shares(products(y, floor, good, bad))
+    assert certain[1] > 0.6 and certain[2] <= 0.1
+    # of two parts hardly anything is known
+    unsure = choose_shares(products(y[:2], floor[:2], good[:2], y[:2] + 0.9 * noise.normal(size=(2, 50))))
+    assert unsure[2] >= 0.2
+
+
 def test_an_uncertain_gain_is_no_gain():
     members = torch.ones(4, 2, 2, dtype=torch.float64)
     gained = lambda *more: Products(members, torch.tensor([[1.0, 1.0 + m] for m in more], dtype=torch.float64))
     assert choose_shares(gained(0.5, 0.5, 0.5, -0.9)).tolist() == [1, 0]
+    assert certain_gain(gained(0.5, 0.5, 0.5, -0.9)) == 0  # that of the floor itself
     assert choose_shares(gained(0.2, 0.1, 0.2, 0.1)).tolist() == [0, 1]  # the same mean
 
 
@@ -108,7 +142,7 @@ def test_of_few_parts_nothing_is_hopeless(noise):
     y = noise.normal(size=(6, 200))
     floor = y + noise.normal(size=y.shape)
     worse = floor + 2 * noise.normal(size=y.shape)
-    assert [is_hopeless(products(y[:n], floor[:n], worse[:n])) for n in (2, 3, 4)] == [False, False, True]
+    assert [is_hopeless(products(y[:n], floor[:n], worse[:n])) for n in (2, 4, 5, 6)] == [False, False, False, True]
 
 
 @given(st.integers(1, 4), st.integers(2, 8), st.integers(0, 2**32 - 1))

@@ -1,5 +1,6 @@
 """Train a model on paired tiles and expression."""
 
+import math
 import os
 import warnings
 from collections.abc import Collection, Mapping
@@ -129,7 +130,8 @@ def fit(
     ``.uns['gdml']['fit']`` : dict
         ``model`` (folder of the saved model, or ``"in memory"`` if it could not be saved), ``name``, ``config``,
         ``settings``, ``frame``, ``seed``, ``split``, ``slides``, ``best_epoch``, ``n_epochs`` of the final training,
-        ``shares`` of a blend (empty for other models),
+        ``shares`` of a blend (empty for other models), ``gain`` of the best blend over its first member on held-out spots,
+        less a standard error, as a share of what that member gains over the mean expression,
         ``provenance``, ``versions``, and ``history``: ``epoch``, ``loss`` and its parts, ``val_pcc``, ``val_mse``,
         float64, one entry per epoch.
 
@@ -218,6 +220,7 @@ def fit(
         "best_epoch": run.best_epoch,
         "n_epochs": n_epochs,
         "shares": dict(zip(model_class.members(model_config), run.shares, strict=True)) if run.shares else {},
+        **({"gain": run.gain} if math.isfinite(run.gain) else {}),
         "n_spots": len(data),
         "slides": list(data.names),
         "precision": "bf16" if use_bf16(on, precision) else "fp32",

@@ -1,5 +1,6 @@
 """What a fit records about itself."""
 
+import math
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -46,6 +47,10 @@ def summary(run: "Run", splits: "Sequence[Split]", n_epochs: int, members: Seque
         said += f", {n_epochs} epochs"
     if run.shares:
         said += ", shares " + ", ".join(f"{name} {share:.1f}" for name, share in zip(members, run.shares, strict=True))
+        if math.isfinite(run.gain):
+            from gdml.training.shares import LEAST_GAIN
+
+            said += f" (a blend gains {run.gain:.0%} on {members[0]} alone; it takes {LEAST_GAIN:.0%})"
     return said
 
 

@@ -21,7 +21,7 @@ from .frame import FRAMES, Frame, FrameConfig, make_module
 from .loop import OnEpoch, Run, train
 from .out_of_fold import OutOfFold, predict_members
 from .sampler import SlideSampler, balanced_counts
-from .shares import Products, choose_shares, held_out_products, is_hopeless
+from .shares import Products, certain_gain, choose_shares, held_out_products, is_hopeless
 from .split import Split
 
 
@@ -152,7 +152,9 @@ def _choose_and_train(
     run.interrupted = interrupted
     shares = torch.ones(1)
     if products:
-        shares = choose_shares(Products.join(products), without_last=hopeless)
+        found = Products.join(products)
+        shares = choose_shares(found, without_last=hopeless)
+        run.gain = certain_gain(found, without_last=hopeless)
         module.take_shares(shares)
         run.shares = tuple(round(share, 6) for share in shares.tolist())
     elif members:  # interrupted before there was anything to choose by
@@ -188,7 +190,7 @@ def _fit_in_process(fabric: Fabric, path: Path, *arguments: Any) -> tuple[SpotMo
         pcc = None if run.validation_pcc is None else torch.from_numpy(run.validation_pcc)
         shares = torch.tensor(run.shares)
         out_of_fold = None if run.out_of_fold is None else vars(run.out_of_fold)
-        kept = (tensors, run.best_epoch, pcc, run.interrupted, shares, out_of_fold)
+        kept = (tensors, run.best_epoch, pcc, run.interrupted, shares, run.gain, out_of_fold)
         parts = (module.state_dict(), asdict(module.shape), kept, n_epochs)
         torch.save(parts, path)
     return None
@@ -196,7 +198,7 @@ def _fit_in_process(fabric: Fabric, path: Path, *arguments: Any) -> tuple[SpotMo
 
 def _read(path: Path, model_class: type[SpotModel], config: Any, frame: FrameConfig) -> tuple[SpotModel, Run, int]:
     weights, shape, kept, n_epochs = torch.load(path, weights_only=True)
-    history, best_epoch, pcc, interrupted, shares, out_of_fold = kept
+    history, best_epoch, pcc, interrupted, shares, gain, out_of_fold = kept
     with torch.random.fork_rng(devices=[]):
         module = make_module(model_class, config, Shape(**shape), frame)
     module.load_state_dict(weights, strict=False)
@@ -207,6 +209,7 @@ def _read(path: Path, model_class: type[SpotModel], config: Any, frame: FrameCon
         None if pcc is None else pcc.numpy(),
         interrupted,
         tuple(shares.tolist()),
+        gain,
         None if out_of_fold is None else OutOfFold(**out_of_fold),
     )
     return module.eval(), run, n_epochs

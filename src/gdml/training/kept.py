@@ -1,5 +1,6 @@
 """Models of the folds of a comparison, kept where they are asked for."""
 
+import math
 import re
 from dataclasses import asdict
 from importlib.metadata import version
@@ -102,6 +103,7 @@ def as_trained(
             "best_epoch": run.best_epoch,
             "n_epochs": n_epochs,
             "shares": dict(zip(members, run.shares, strict=True)) if run.shares else {},
+            **({"gain": run.gain} if math.isfinite(run.gain) else {}),
             "n_spots": len(data.train),
             "slides": list(fold.train),
             "device": plan.fabric.device.type,

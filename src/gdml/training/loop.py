@@ -50,6 +50,8 @@ class Run:
         Whether the user stopped the run.
     shares
         Shares of the members of a blend, the floor's first; empty for other models.
+    gain
+        Of the best blend over the floor, see :func:`gdml.training.shares.certain_gain`; NaN for other models.
     out_of_fold
         Predictions of held-out spots; None without splits, or where the training was interrupted.
     """
@@ -59,6 +61,7 @@ class Run:
     validation_pcc: NDArray[np.float64] | None = None
     interrupted: bool = False
     shares: tuple[float, ...] = ()
+    gain: float = float("nan")
     out_of_fold: OutOfFold | None = None
 
 
