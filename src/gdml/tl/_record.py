@@ -50,7 +50,7 @@ def summary(run: "Run", splits: "Sequence[Split]", n_epochs: int, members: Seque
         if math.isfinite(run.gain):
             from gdml.training.shares import LEAST_GAIN
 
-            said += f" (a blend gains {run.gain:.0%} on {members[0]} alone; it takes {LEAST_GAIN:.0%})"
+            said += f" (best blend {run.gain:+.0%} on {members[0]} alone, needed {LEAST_GAIN:+.0%})"
     return said
 
 

@@ -13,8 +13,8 @@ from .split import Split, cut_across
 #: Shares that are tried are multiples of this.
 STEP = 0.1
 #: Gain over the floor, as a share of what the floor gains over the mean, below which the floor is kept. On the development set
-#: it is at most 0.033 on sections of two patients, where blends lose, and at least 0.078 on parts of the colon, where they win
-#: (``benchmarks/learner.py``).
+#: it is at most 0.033 on sections of two patients, where blends lose, and at least 0.078 on the left half of the colon and on
+#: thirds of it, where they win; ``fit`` records it.
 LEAST_GAIN = 0.05
 #: Held-out parts that are needed to give a member up, and standard errors that its gain is given. With four parts and one
 #: error the network was given up on half of the colon, where all ten parts give it a share.
@@ -135,8 +135,8 @@ def _gains(products: Products, without_last: bool) -> tuple[Tensor, Tensor]:
 def is_hopeless(products: Products) -> bool:
     """Whether more held-out parts will hardly give the last member a share.
 
-    That is where no blend with it, given ``BENEFIT_OF_DOUBT`` standard errors, gains what is needed to leave the floor, or more than the best
-    blend without it. Of fewer than ``LEAST_PARTS`` the standard error is too uncertain to tell.
+    That is where no blend with it, given ``BENEFIT_OF_DOUBT`` standard errors, gains what is needed to leave the floor, or more
+    than the best blend without it. Of fewer than ``LEAST_PARTS`` the standard error is too uncertain to tell.
     """
     if len(products.targets) < LEAST_PARTS:
         return False
