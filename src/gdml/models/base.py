@@ -159,7 +159,7 @@ class SpotModel(nn.Module):
 
     @property
     def network_needs(self) -> frozenset[str]:
-        """Parts of a batch that training steps, and the choice of the epoch, read: ``needs`` but for those of a floor."""
+        """Parts of a batch that the training steps and the choice of the epoch read, ``needs`` without those of a floor."""
         return self.needs
 
     def prepare(self, batches: Iterable[Batch]) -> None:
