@@ -9,14 +9,13 @@ finished, and skipped if it is in it, so that the script can be interrupted. Two
 """
 
 import argparse
-import csv
 import time
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
+from learner import append, log_look
 
 import gdml
 
@@ -34,6 +33,7 @@ MODELS = {
     "ridge": ("ridge", {"preset": "pooled", "config": {"selection": "gcv"}}, False),
     "ridge, penalty by stripes": ("ridge", {"preset": "pooled"}, False),
     "Gene-DML": ("gene-dml", {}, True),
+    "Gene-DML, network alone, raw": ("gene-dml", {"frame": "raw", "config": {"floor": "none"}}, True),
     "Gene-DML, paper's recipe": ("gene-dml", {"preset": "her2st", "max_epochs": 60}, True),
 }
 
@@ -90,17 +90,6 @@ def one_run(adata, split: str, labels: str, model: str, seed: int, panel: list[s
     }
 
 
-def append(path: Path, row: dict) -> None:
-    """Add a run to the CSV, so that it is kept whatever happens to the next one."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
-    print(row, flush=True)
-
-
 def report(path: Path) -> None:
     """Print a table per kind of labels: mean and standard deviation over seeds."""
     runs = pd.read_csv(path)
@@ -152,12 +141,15 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     adata = prepare(options.yardstick)
     panel = panel_of_all(adata) if options.yardstick else None
-    for run in wanted[part::parts]:
-        done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["split", "labels", "model", "seed"])
-        if (done[["split", "labels", "model", "seed"]] == np.array(run, dtype=object)).all(axis=1).any():
-            continue
-        row = one_run(adata, *run, panel)
-        append(path, row)
+    keys = ["split", "labels", "model", "seed"]
+    done = set(map(tuple, pd.read_csv(path)[keys].to_numpy().tolist())) if path.exists() else set()
+    missing = [run for run in wanted[part::parts] if run not in done]
+    looks = sum("C6" in SPLITS[split][1] for split, *_ in missing)  # C6 is of the report set
+    if looks:
+        encoder = "vit-tiny-random" if options.yardstick else "stain"
+        log_look(looks, "; ".join(options.models), encoder=encoder, labels=" ".join(labels))
+    for run in missing:
+        append(path, one_run(adata, *run, panel))
     report(path)
 
 
