@@ -308,6 +308,16 @@ def test_the_network_is_blended_with_its_floor_at_evaluation(shape, make_batch, 
     torch.testing.assert_close(both(replace(batch, summary=None)).prediction, members[-1])
 
 
+def test_what_is_each_genes_own_is_shrunk_in_all_members(shape, make_batch):
+    batch = make_batch()
+    options = {"batch": batch, "floor": "ridge+kernel"}
+    plain, shrunk = make(shape, **options).eval(), make(shape, gene_specific=0.4, **options).eval()
+    y = plain.target_scale(plain(batch).parts["members"])
+    common = y.mean(2, keepdim=True)
+    found = plain.target_scale(shrunk(batch).parts["members"])
+    torch.testing.assert_close(found, common + 0.4 * (y - common), atol=1e-5, rtol=1e-4)
+
+
 def test_the_network_alone_has_no_members(shape, make_batch):
     model = make(shape, batch=make_batch()).eval()
     assert GeneDML.members(model.config) == ()

@@ -226,12 +226,13 @@ class GeneDML(SpotModel):
             parts |= {f"{name}_prediction": y for name, y in zip(SCALES, by_head, strict=True)}
             if self.config.average_scales:
                 prediction = torch.stack([prediction, *by_head]).mean(0)
+        prediction = self.target_scale.inverse(prediction.float())
         if not self.training:
             prediction = self._shrink(prediction)
-        prediction = self.target_scale.inverse(prediction.float())
-        if not self.training and self.config.floor != "none" and batch.summary is not None:
-            parts["members"] = torch.stack([*self.floor(batch.summarized), prediction], 1)
-            prediction = self.floor.blend(parts["members"])
+            if self.config.floor != "none" and batch.summary is not None:
+                by_floor = [self._shrink(y) for y in self.floor(batch.summarized)]
+                parts["members"] = torch.stack([*by_floor, prediction], 1)
+                prediction = self.floor.blend(parts["members"])
         return Output(prediction, F.normalize(fused.float(), dim=1), parts)
 
     def embed_expression(self, expression: Tensor) -> Tensor:
@@ -244,10 +245,13 @@ class GeneDML(SpotModel):
         return self.gene(self.target_scale(expression))
 
     def _shrink(self, prediction: Tensor) -> Tensor:
-        """Keep what all genes share; shrink what is each gene's own towards it."""
-        common = prediction.mean(1, keepdim=True)
+        """Keep what all genes share, on the scale of ``targets``; shrink what is each gene's own towards it."""
         share = 1.0 if self.config.gene_specific is None else self.config.gene_specific
-        return common + share * (prediction - common)
+        if share == 1:
+            return prediction
+        scaled = self.target_scale(prediction.float())
+        common = scaled.mean(1, keepdim=True)
+        return self.target_scale.inverse(common + share * (scaled - common))
 
     def _random_shift(self, like: Tensor) -> Tensor | float:
         """One random offset per feature for the whole batch, as another stain or scanner would give."""

@@ -84,8 +84,8 @@ class GeneDMLConfig(Config):
         Models in closed form that the network is blended with: ``"ridge"``, ``"ridge+kernel"``, or ``"none"`` for the
         network alone (paper). Their shares are chosen on held-out parts of the training slides.
     gene_specific
-        Share that is kept of the gene-specific part of a prediction; the common part (the mean over genes on the
-        scale of ``targets``) is kept whole. The common part reflects depth and cellularity and generalises better
+        Share that is kept of the gene-specific part of a prediction, of the network and of the floor; the common part (the
+        mean over genes on the scale of ``targets``) is kept whole. The common part reflects depth and cellularity and generalises better
         across patients. None: 0.5 for expression that is scaled within the panel and smoothed over neighbours
         (``normalization="paper"``), where the common part explains half of the variance; else 1, the plain
         prediction (paper).
