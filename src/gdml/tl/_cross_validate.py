@@ -311,7 +311,7 @@ def _warn_of_patients(spots: Spots) -> None:
         if len(set().union(*by_slide)) < len(by_slide):
             warnings.warn(
                 f"obs[{columns[name]!r}] says that slides belong together ({some(sorted(set().union(*by_slide), key=str))}), "
-                "but each slide is taken for its own group: a model is scored on patients that it has learnt from. "
+                f"but each slide is taken for its own group: a model is scored on slides whose {name} it has learnt from. "
                 f"Pass group_key={columns[name]!r} to keep them apart.",
                 UserWarning,
                 stacklevel=4,

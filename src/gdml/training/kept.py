@@ -117,6 +117,7 @@ def as_trained(
             "frame": asdict(candidate.frame),
             "seed": int(seed),
             "fold": {"name": fold.name, "repeat": fold.repeat, "test": list(fold.test), "within": fold.cut is not None},
+            "split": {"groups": plan.group_key or "slide"},
             "protocol": plan.protocol.name,
             "best_epoch": run.best_epoch,
             "n_epochs": n_epochs,
