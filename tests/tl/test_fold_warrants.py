@@ -110,6 +110,23 @@ def test_of_several_seeds_the_written_predictions_count(ready, small, tmp_path):
     pd.testing.assert_frame_equal(first.warrants(), both.warrants())
 
 
+def test_of_several_repeats_the_first_counts(ready, tmp_path):
+    genes = list(ready.var_names[ready.var["gdml_panel"]][:10])
+    options = {"folds": 2, "normalize": {"genes": genes}, "save_to": tmp_path}
+    once = gdml.tl.cross_validate(ready, "ridge", **options)
+    again = gdml.tl.cross_validate(ready, "ridge", n_repeats=2, **options)
+    assert again.scores["repeat"].nunique() == 2
+    pd.testing.assert_frame_equal(once.warrants(), again.warrants())
+
+
+def test_the_line_of_one_model_counts_its_genes(ready, monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr("gdml.tl._cross_validate.tell", told.append)
+    found = gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path)
+    carried = (found.warrants()["warrant"] == "carried by the image").sum()
+    assert f"unseen patient; of {len(found.warrants())} genes {carried} carried by the image" in told[0]
+
+
 def test_an_epoch_chosen_on_the_test_fold_warrants_nothing(ready, tmp_path):
     gdml.tl.cross_validate(ready, "ridge", group_key="patient", save_to=tmp_path)
     assert "gdml_ridge_warrant" in ready.var

@@ -210,7 +210,7 @@ def cross_validate(
     warrants = fold_warrants(spots, plan, results)
     found = as_comparison(plan, results, allow_shared_groups, warrants)
     write_predictions(spots.adata, plan, results, key_added, found.held_out, warrants)
-    only = tally(next(iter(warrants.values()))) if len(warrants) == 1 else ""
+    only = tally(*warrants.values()).removesuffix(f" ({found.held_out})") if len(warrants) == 1 else ""
     tell(f"cross_validate: {found.line()}{only}; predictions in obsm['{_keys.of_model('<model>', key_added)}']")
     return (spots.adata, found) if copy else found
 
