@@ -1,20 +1,24 @@
 """Which slides a model says that it does not know.
 
-    python benchmarks/unfamiliar.py           # slides that a model does not know
-    python benchmarks/unfamiliar.py --leaks   # how alike sections of one patient are, and of two
+    python benchmarks/unfamiliar.py                             # slides that a model does not know
+    python benchmarks/unfamiliar.py --encoder vit-tiny-random   # the same with features of a vision transformer
+    python benchmarks/unfamiliar.py --leaks                     # how alike sections of one patient are, and of two
 
-Ridge regression on pooled stain statistics. False alarms: sections of the development set that were left out, and thirds
-of the left half of visium_colon (margins as in ``learner.py``). Hits: slides of other tissues, and C4 after something was
-done to it. Predictions are not scored; of the mouse bulb the images alone are used.
+Ridge regression on pooled features: stain statistics, or the ViT of ``real_sections.py``, whose weights are random. False
+alarms: sections of the development set that were left out, and thirds of the left half of visium_colon (margins as in
+``learner.py``). Hits: slides of other tissues, and C4 after something was done to it. Predictions are not scored; of the
+mouse bulb the images alone are used.
 """
 
 import argparse
 import warnings
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 from learner import parts, read_mob
 from PIL import Image, ImageDraw
+from real_sections import yardstick_encoder
 from scipy.ndimage import gaussian_filter
 from skimage.color import hed2rgb, hsv2rgb, rgb2hed, rgb2hsv
 
@@ -24,6 +28,8 @@ from gdml.spots.leaks import likeness
 from gdml.spots.resolve import Spots
 
 SECTIONS = ["B4", "C2", "C3", "C4"]
+#: What makes the features, by name: an encoder, and the precision it computes in.
+ENCODERS = {"stain": (lambda: "stain", "auto"), "vit-tiny-random": (yardstick_encoder, "fp32")}
 PEN_UM, N_STROKES = 300, 4
 
 
@@ -79,10 +85,12 @@ CHANGES = {
 }
 
 
-def ready(adata, *, image=None, um_per_px=None):
+def ready(adata, encoder, *, image=None, um_per_px=None):
     """Tile and embed the spots' own tiles."""
+    make, precision = ENCODERS[encoder]
     gdml.pp.tile(adata, n_side=1, image=image, um_per_px=um_per_px)
-    gdml.pp.embed(adata, "stain", tokens="pooled", **({} if image is None else {"image": image}))
+    options = {} if image is None else {"image": image}
+    gdml.pp.embed(adata, make(), tokens="pooled", precision=precision, **options)
     return adata
 
 
@@ -122,12 +130,14 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--leaks", action="store_true")
-    only_leaks = parser.parse_args().leaks
+    parser.add_argument("--encoder", choices=list(ENCODERS), default="stain")
+    options = parser.parse_args()
+    embed = partial(ready, encoder=options.encoder)
     warnings.filterwarnings("ignore")
     sections = gdml.datasets.her2st(SECTIONS)
     path = sections.uns["spatial"]["C4"]["metadata"]["source_image_path"]
-    ready(sections)
-    if only_leaks:
+    embed(sections)
+    if options.leaks:
         return alike(sections)
     on = lambda *names: sections[sections.obs["library_id"].isin(names)].copy()
     print("| learnt from, and what was predicted | slide | shift | limit | unusual spots | verdict | features |")
@@ -138,22 +148,22 @@ def main() -> None:
     row("B4: other patient", on("C2", "C3", "C4"), fitted(on("B4")))
     slide = gdml.io.read_visium(gdml.settings.data_dir / "visium_colon")
     x = slide.obsm["spatial"][:, 0]
-    left = ready(slide[x < np.median(x)].copy())
+    left = embed(slide[x < np.median(x)].copy())
     for k, (train, test) in enumerate(parts(left, left.obsm["spatial"][:, 1], 3)):
         row(f"colon, left half: third {k + 1}", test, fitted(train))
     model = fitted(on("B4", "C2", "C3"), "patient")
-    row("B4, C2, C3: mouse bulb", ready(read_mob()), model)
+    row("B4, C2, C3: mouse bulb", embed(read_mob()), model)
     row("B4, C2, C3: mouse colon", left, model)
     bare = gdml.datasets.her2st(["C4"])
     um = float(sections.uns["gdml"]["tiles"]["slides"]["C4"]["um_per_px"])
     for times, what in ((0.5, "half the um per px"), (2, "twice the um per px")):
-        row(f"B4, C2, C3: C4 at {what}", ready(bare.copy(), um_per_px=times * um), model)
+        row(f"B4, C2, C3: C4 at {what}", embed(bare.copy(), um_per_px=times * um), model)
     with Image.open(path) as opened:
         image = np.asarray(opened.convert("RGB"))
     for what, change in CHANGES.items():
-        row(f"B4, C2, C3: C4, {what}", ready(bare.copy(), image={"C4": change(image)}), model)
+        row(f"B4, C2, C3: C4, {what}", embed(bare.copy(), image={"C4": change(image)}), model)
     marked, drawn = pen(image, um)
-    new = row("B4, C2, C3: C4, pen", ready(bare.copy(), image={"C4": marked}), model)
+    new = row("B4, C2, C3: C4, pen", embed(bare.copy(), image={"C4": marked}), model)
     px = new.obsm["spatial"].round().astype(int)
     side = round(56 / um)
     covered = np.array([drawn[max(y - side, 0) : y + side, max(x - side, 0) : x + side].mean() for x, y in px])

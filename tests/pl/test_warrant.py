@@ -46,6 +46,16 @@ def test_expected_stands_against_attainable(predicted, table):
     assert list(slopes.values()) == [1, 0.5]
 
 
+def test_a_gene_that_one_slide_scored_has_a_point_and_no_interval(predicted, table):
+    table.loc["GENE3", ["pcc_low", "pcc_high"]] = [-1, 1]
+    ax = pl.warrant(predicted)
+    assert any(len(one.get_paths()) == 59 for one in ax.collections)
+    assert sum(len(line.get_xdata()) for line in ax.lines if line.get_linestyle() == "None") == 60
+    assert ax.get_ylim()[0] == pytest.approx(min(0, table["pcc_low"].drop("GENE3").min()) - 0.05)
+    table["pcc_low"], table["pcc_high"] = -1, 1  # of one patient nothing is certain
+    assert pl.warrant(predicted).get_ylim()[0] > -0.5
+
+
 def test_the_legend_counts_the_verdicts(predicted, table):
     table.iloc[:2, 0] = "partly"
     table.iloc[59, 0] = "a word that is not known yet"
@@ -55,7 +65,7 @@ def test_the_legend_counts_the_verdicts(predicted, table):
     assert [one.replace("\n", " ") for one in said[:4]] == [
         "carried by the image (16): at least half of the attainable, interval from 0.2 up",
         "partly (22): interval above 0",
-        "not shown (19): interval reaches 0",
+        "not shown (19): interval reaches 0, or is not known",
         "a word that is not known yet (1)",
     ]
     assert ax.get_xlabel() == "attainable PCC (58 genes, 2 left out)"

@@ -182,7 +182,7 @@ def test_a_model_that_can_not_be_kept_costs_no_scores(ready, monkeypatch, tmp_pa
 
 
 def same(a, b):
-    for name in ("scores", "runs", "variants"):
+    for name in ("scores", "runs", "variants", "genes"):
         pd.testing.assert_frame_equal(getattr(a, name), getattr(b, name), check_exact=True)
     for name in ("protocol", "note", "optimistic", "group_key", "held_out"):
         assert getattr(a, name) == getattr(b, name)

@@ -255,6 +255,23 @@ def test_of_few_groups_an_interval_for_a_slide_is_offered_by_the_name_of_the_gro
         assert adata.uns["gdml"]["predict"]["interval"]["for"] == "unseen donor"
 
 
+def test_messages_name_the_groups_where_too_few_were_held_out(ready):
+    ready.obs["donor"] = ready.obs["patient"]
+    model = gdml.tl.fit(ready, "ridge", group_key="donor")
+    for asked in ("unseen donor", "unseen patient"):
+        match = f"'{asked}', but .* nothing about an unseen donor. .* slides of three donors or more"
+        refused(ready, model, ValueError, match, interval=0.5, interval_for=asked)
+    refused(ready, model, ValueError, "4 slides of 2 donors", interval=0.9)
+    refused(
+        ready,
+        model,
+        ValueError,
+        "'unseen doner'. Did you mean 'unseen donor'",
+        interval=0.5,
+        interval_for="unseen doner",
+    )
+
+
 def test_marked_spots_of_no_use_are_refused(fitted, marked):
     _, model = fitted
     first = (marked.obs["library_id"] == marked.obs["library_id"].iloc[0]).to_numpy()

@@ -9,6 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import gdml
 from gdml.pp import embedding
@@ -67,7 +68,9 @@ def contents(out):
 
 def test_one_result_a_slide(predicted, manifest, model):
     out, table = predicted
-    assert list(table.columns) == ["name", "path", "state", "n_tiles", "seconds", "reason", "result"]
+    assert list(table.columns) == [
+        *("name", "path", "state", "n_tiles", "verdict", "unusual_spots", "seconds", "reason", "result")
+    ]
     assert (table["state"] == "done").all() and table["name"].tolist() == manifest["name"].tolist()
     pd.testing.assert_frame_equal(
         pd.read_csv(out / "slides.csv", keep_default_na=False), table.astype({"n_tiles": int}).sort_values("name")
@@ -130,6 +133,39 @@ def test_a_model_in_memory_is_saved_for_other_processes(predicted, manifest, _fi
     differ = [name for name in ours if ours[name] != theirs[name]]
     # two folders of one model: all else is the same, byte for byte
     assert {name.split(".zarr/")[1] for name in differ} <= {"zarr.json", "uns/gdml/predict/model/c"}, differ
+
+
+def test_unusual_slides_and_spots_are_in_the_table_and_counted(manifest, model, tmp_path, monkeypatch):
+    log = []
+    monkeypatch.setattr("gdml.tl._predict_slides.tell", log.append)
+    pixels = np.asarray(Image.open(manifest["path"][0]).convert("RGB"))
+    exchanged, partly = pixels[..., ::-1], pixels.copy()  # red and blue
+    partly[:, : pixels.shape[1] // 3] = exchanged[:, : pixels.shape[1] // 3]
+    changed = manifest.iloc[[0, 0, 0]].reset_index(drop=True).assign(name=["as it was", "in part", "exchanged"])
+    for number, values in ((1, partly), (2, exchanged)):
+        changed.loc[number, "path"] = str(tmp_path / f"{number}.png")
+        Image.fromarray(values).save(changed.loc[number, "path"])
+    with pytest.warns(UserWarning, match="unlike anything .*'exchanged'"):
+        table = gdml.tl.predict_slides(changed, model, tmp_path / "out").set_index("name")
+    for name, row in table.iterrows():
+        judged = anndata.read_zarr(row["result"]).uns["gdml"]["predict"]["ood"].loc[name]
+        assert (row["verdict"], row["unusual_spots"]) == (judged["verdict"], judged["unusual_spots"])
+    assert table.loc["exchanged", "verdict"] == "unlike the training slides"
+    assert table.loc["as it was", "verdict"] == "like the training slides"
+    assert table.loc["as it was", "unusual_spots"] < table.loc["in part", "unusual_spots"]
+    assert log[-1].endswith(f"; {(table['verdict'] == 'unlike the training slides').sum()} unlike the training slides")
+    kept = pd.read_csv(tmp_path / "out" / "slides.csv").set_index("name")
+    pd.testing.assert_series_equal(kept["unusual_spots"], table["unusual_spots"].sort_index())
+
+
+def test_a_model_that_cannot_tell_leaves_the_columns_empty(manifest, _fitted, tmp_path, monkeypatch):
+    log = []
+    monkeypatch.setattr("gdml.tl._predict_slides.tell", log.append)
+    older = copy.copy(_fitted[1])
+    older.familiarity = None
+    table = gdml.tl.predict_slides(manifest[:1], older, tmp_path / "out")
+    assert table["verdict"].tolist() == [""] and table["unusual_spots"].isna().all()
+    assert "unlike" not in log[-1]
 
 
 def test_a_failed_slide_is_mended_by_the_next_call(manifest, model, tmp_path, monkeypatch):

@@ -138,3 +138,19 @@ def test_it_is_the_same_after_json(make_data):
     again = Warrant.from_dict(json.loads(json.dumps(warrant.to_dict(), allow_nan=False)))
     assert (again.unseen, again.n_units, again.n_spots) == (warrant.unseen, warrant.n_units, warrant.n_spots)
     pd.testing.assert_frame_equal(again.genes, warrant.genes)
+
+
+def test_units_of_a_gene_are_those_with_predictions():
+    rng = np.random.default_rng(2)
+    slide, unit = np.arange(90) // 30, np.arange(90) // 30
+    y = rng.normal(size=(90, 4))
+    p = y + rng.normal(size=y.shape)
+    p[slide == 1, 1] = np.nan
+    p[slide < 2, 2] = np.nan
+    p[:, 3] = np.nan
+    pcc, low, high = expected_pcc(y, p, slide, unit)
+    for gene, keep in ((0, slide >= 0), (1, slide != 1)):
+        expected = reference(y[keep][:, [gene]], p[keep][:, [gene]], slide[keep], unit[keep])
+        np.testing.assert_allclose([pcc[gene], low[gene], high[gene]], np.ravel(expected), atol=1e-8)
+    assert np.isfinite(pcc[2]) and (low[2], high[2]) == (-1, 1)  # one slide
+    assert np.isnan(pcc[3]) and (low[3], high[3]) == (-1, 1)

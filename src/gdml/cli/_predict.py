@@ -35,7 +35,8 @@ def add_command(commands: Any) -> None:
     group.add_argument(
         "--interval-for",
         metavar="TEXT",
-        help="what they are for: 'unseen patient', 'unseen slide' or 'unseen part of a known slide' (what was held out)",
+        help="what they are for: 'unseen patient' (or 'unseen donor' where that column was grouped by), 'unseen slide' or "
+        "'unseen part of a known slide' (what was held out)",
     )
     group.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each process (1)")
     group.add_argument("--keep-features", action="store_true", help="keep the features in the cache")

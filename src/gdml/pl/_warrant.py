@@ -26,7 +26,7 @@ _OTHER = (GREY, "^")
 _RULE = {
     "carried by the image": "at least half of the attainable, interval from 0.2 up",
     "partly": "interval above 0",
-    "not shown": "interval reaches 0",
+    "not shown": "interval reaches 0, or is not known",
 }
 _HEIGHT_MM = 92.0
 _HANDLE_MM = 6.0  # a marker of the legend, with the space around it
@@ -44,7 +44,7 @@ def warrant(
 ) -> Axes | Figure:
     """Plot for each gene the correlation to expect of its predictions against the best that its counts allow.
 
-    The expected correlation is that of predictions out of fold, on training slides, with its interval. The attainable
+    The expected correlation is that of predictions out of fold, with its interval. The attainable
     one is limited by the noise of the counts: the same tissue measured twice would correlate so. On the solid line all
     that can be attained is reached, on the dashed line half of it. Colours and markers are the verdicts of
     :func:`gdml.tl.predict`; the legend gives their rule (:class:`gdml.training.Warrant`) and the number of genes.
@@ -52,14 +52,14 @@ def warrant(
     Parameters
     ----------
     adata
-        With predictions of :func:`gdml.tl.predict` by a model that keeps predictions out of fold. A SpatialData with one
-        table works as well.
+        With predictions of :func:`gdml.tl.predict` by a model that keeps predictions out of fold, or of
+        :func:`gdml.tl.cross_validate`. A SpatialData with one table works as well.
     genes
         Genes to label, instead of the best and the worst.
     n_labels
         Number of genes to label with the highest and with the lowest expected correlation.
     key
-        Key of the predictions.
+        Key of the predictions; of a cross-validation, such as ``"gdml_ridge"``.
     ax
         Axes to draw on; a new figure, 85 mm wide, by default.
     show
@@ -110,7 +110,8 @@ def _drawable(adata: AnnData, key: str) -> tuple[pd.DataFrame, int]:
         call = "gdml.tl.predict(adata, model" + (")" if key == _keys.KEY else f", key_added={key!r})")
         raise KeyError(
             f"adata.uns[{key!r}]['predict'] has no table 'genes' of what predictions are worth. {call} writes it with a "
-            "model that keeps out-of-fold predictions; fit the model again with gdml.tl.fit if it does not."
+            "model that keeps out-of-fold predictions; fit the model again with gdml.tl.fit if it does not. "
+            "gdml.tl.cross_validate(adata, 'ridge') writes it for key='gdml_ridge', unless protocol='paper'."
         )
     for column in (WARRANT, EXPECTED, LOW, HIGH):
         if column not in table:
@@ -137,7 +138,8 @@ def _marked(table: pd.DataFrame, genes: str | Sequence[str] | None, n_labels: in
 def _draw(ax: Axes, table: pd.DataFrame) -> None:
     """Draw the points with their intervals, and the lines of all and of half that can be attained."""
     x, y = table[ATTAINABLE], table[EXPECTED]
-    ax.vlines(x, table[LOW], table[HIGH], color=GREY, lw=0.4, alpha=0.45, zorder=1)
+    known = _with_interval(table)
+    ax.vlines(known[ATTAINABLE], known[LOW], known[HIGH], color=GREY, lw=0.4, alpha=0.45, zorder=1)
     for verdict in _verdicts(table):
         own = table[WARRANT] == verdict
         color, marker = _STYLES.get(verdict, _OTHER)
@@ -146,8 +148,14 @@ def _draw(ax: Axes, table: pd.DataFrame) -> None:
     ax.plot([0, right], [0, right], color="black", lw=0.6, zorder=0)
     ax.plot([0, right], [0, right / 2], color="black", lw=0.6, ls=(0, (4, 3)), zorder=0)
     ax.axhline(0, color=GREY, lw=0.5, zorder=0)
-    lowest = min(0.0, float(np.nanmin(table[[EXPECTED, LOW]].to_numpy())))
-    ax.set(xlim=(min(0.0, float(x.min())), right), ylim=(lowest - 0.05, max(1.0, float(np.nanmax(table[HIGH])))))
+    drawn = np.concatenate([y, known[LOW], known[HIGH]])
+    lowest, highest = min(0.0, float(np.nanmin(drawn))), max(1.0, float(np.nanmax(drawn)))
+    ax.set(xlim=(min(0.0, float(x.min())), right), ylim=(lowest - 0.05, highest))
+
+
+def _with_interval(table: pd.DataFrame) -> pd.DataFrame:
+    """Genes whose interval says anything: one held-out patient or slide gives that from -1 to 1."""
+    return table[~((table[LOW] <= -1) & (table[HIGH] >= 1))]
 
 
 def _explain(ax: Axes, table: pd.DataFrame, left_out: int, unseen: str) -> None:

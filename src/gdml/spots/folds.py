@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from gdml import _keys
 from gdml._errors import did_you_mean
@@ -16,6 +17,7 @@ from gdml.training.compare import FoldData, Slide
 from gdml.training.data import SpotData
 from gdml.training.folds import Fold
 
+from .attainable import panel_attainable
 from .data import panel_counts, spot_data, total_counts
 from .measured import measured_expression
 from .panel import choose_panel
@@ -108,6 +110,10 @@ class FoldMaker:
         both.expression = torch.from_numpy(expression)
         both.counts = None if counts is None else torch.from_numpy(counts)
         return FoldData(fold, both, np.concatenate(rows[learnt:]), panel)
+
+    def attainable(self, fold: Fold, panel: list[str]) -> NDArray[np.float64]:
+        """PCC that a perfect prediction of each gene would have on the training slides; see :func:`panel_attainable`."""
+        return panel_attainable(self._resolved, panel, self.normalization, layer=self.layer, slides=fold.train)
 
     def _parts(self, fold: Fold) -> SpotData:
         """Spots of the training slides, or of the parts of slides to learn from, then of those to score."""

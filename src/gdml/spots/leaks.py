@@ -82,7 +82,7 @@ def warn_of_leaks(
         merged = _merged([(groups[a], groups[b]) for pairs in found.values() for a, b in pairs])
         said = [
             f"{'; '.join(said)}. In different groups they let a model be scored on what it has learnt from. If they are of one "
-            f'patient: adata.obs["block"] = adata.obs[{column!r}].astype(str).replace({merged}), and group_key="block".'
+            f'{group_key or "patient"}: adata.obs["block"] = adata.obs[{column!r}].astype(str).replace({merged}), and group_key="block".'
         ]
     if group_key is not None:
         strange = contradicted(groups)

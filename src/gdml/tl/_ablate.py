@@ -14,6 +14,7 @@ from gdml.spots.resolve import Spots
 
 from ._comparison import Comparison
 from ._cross_validate import as_comparison, compare_models
+from ._fold_predictions import fold_warrants
 
 _FABRIC = ("device", "precision", "devices", "strategy", "num_nodes")
 _OPTIONS = (
@@ -113,8 +114,10 @@ def ablate(
             label = f"{field}={name}"
             candidates[label] = {**own, "config": {**own["config"], **changes}}
             variants[label] = {"field": field, "default": False, **default, field: name}
-    plan, results = compare_models(Spots.resolve(adata, key=key), candidates, **options)
-    found = as_comparison(plan, results, options.get("allow_shared_groups", False))
+    spots = Spots.resolve(adata, key=key)
+    plan, results = compare_models(spots, candidates, **options)
+    warrants = fold_warrants(spots, plan, results)
+    found = as_comparison(plan, results, options.get("allow_shared_groups", False), warrants)
     found.variants = pd.DataFrame.from_dict(variants, orient="index")
     found.variants.index.name = "model"
     tell(f"ablate: {found.line()}")

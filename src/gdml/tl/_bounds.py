@@ -121,7 +121,7 @@ def ask_model(trained: "TrainedModel", interval: Any, interval_for: Any = None) 
             "fitted by an earlier gdml, with validation=None, or interrupted. Fit it again, "
             f"gdml.tl.fit(adata, {trained.name!r}), or mark spots of the slide that were measured: calibrate_on=."
         )
-    names = _names(trained, calibration)
+    names = _names(trained)
     target = _target(names, calibration, interval_for)
     if interval > calibration.highest_level(target) + _ROUNDING:
         raise ValueError(_too_high(calibration, names, interval, target))
@@ -134,12 +134,15 @@ def _check_level(interval: Any) -> None:
         raise ValueError(f"`interval` must lie between 0 and 1, found {interval!r}; 0.9 covers nine spots in ten.")
 
 
-def _names(trained: "TrainedModel", calibration: Calibration) -> dict[Target, str]:
+def _population(trained: "TrainedModel") -> str:
+    """Word for what the groups of slides are: the column that named them when the model was fitted, else a patient."""
+    column = trained.training.get("split", {}).get("groups", "slide")  # "slide": each was its own
+    return "patient" if column == "slide" else str(column)
+
+
+def _names(trained: "TrainedModel") -> dict[Target, str]:
     """Words for each target: a patient may be called otherwise, after ``group_key``."""
-    names: dict[Target, str] = {target: str(target) for target in TARGETS}
-    if calibration.held_out == TARGETS[0] and trained.warrant is not None:
-        names[TARGETS[0]] = trained.warrant.unseen
-    return names
+    return {target: str(target) for target in TARGETS} | {TARGETS[0]: f"unseen {_population(trained)}"}
 
 
 def _target(names: dict[Target, str], calibration: Calibration, asked: Any) -> Target:
@@ -150,9 +153,8 @@ def _target(names: dict[Target, str], calibration: Calibration, asked: Any) -> T
         raise ValueError(f"`interval_for` is {asked!r}. {did_you_mean(str(asked), names.values())}")
     target = known[asked]
     if target not in calibration.units:
-        whole = (
-            "three slides or more" if target == "unseen slide" else "slides of three patients or more, with group_key="
-        )
+        group = names[TARGETS[0]].removeprefix("unseen ")
+        whole = "three slides or more" if target == TARGETS[1] else f"slides of three {group}s or more, with group_key="
         raise ValueError(
             f"`interval_for` is {asked!r}, but the errors that the model keeps are those of an "
             f"{names[calibration.held_out]}: they say nothing about an {names[target]}. Leave interval_for out, or fit a "
@@ -164,9 +166,10 @@ def _target(names: dict[Target, str], calibration: Calibration, asked: Any) -> T
 def _too_high(calibration: Calibration, names: dict[Target, str], level: float, target: Target) -> str:
     """Say which level is possible, and for which easier target this one is."""
     n, populations = calibration.units[target]
-    unit = {TARGETS[1]: "slide", TARGETS[2]: "part"}.get(target, names[target].removeprefix("unseen "))
+    group = names[TARGETS[0]].removeprefix("unseen ")
+    unit = {TARGETS[0]: group, TARGETS[1]: "slide", TARGETS[2]: "part"}[target]
     highest = calibration.highest_level(target)
-    of = {TARGETS[1]: "patient", TARGETS[2]: "slide"}
+    of = {TARGETS[1]: group, TARGETS[2]: "slide"}
     known = f" of {count(populations, of[target])}" if populations > 1 else ""
     how = f"{n - 1} / {n}" if populations > 1 else f"{n} / {n + 1}"
     text = (

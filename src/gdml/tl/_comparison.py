@@ -52,6 +52,8 @@ class Comparison:
     held_out
         What the scores are of: ``"unseen patient"`` (the name of ``group_key``), ``"unseen slide"``, or
         ``"unseen part of a known slide"``.
+    genes
+        A row for each model and gene, which :meth:`warrants` reads; empty of an optimistic comparison.
     """
 
     scores: pd.DataFrame
@@ -62,6 +64,7 @@ class Comparison:
     variants: pd.DataFrame = field(default_factory=pd.DataFrame)
     group_key: str | None = None
     held_out: str = ""
+    genes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def __repr__(self) -> str:
         parts = [f"Comparison: {self.line()}", self.note, self._about_intervals()]
@@ -226,6 +229,48 @@ class Comparison:
         if len(table) and table["p_least"].min() > 0.05:
             tell(f"compare: {self._about_test(int(table['n_groups'].max()))}")
         return table
+
+    def warrants(self, model: str | None = None) -> pd.DataFrame:
+        """How far to trust each gene of a model that is applied to what :attr:`held_out` names.
+
+        The predictions are those that :func:`gdml.tl.cross_validate` writes, of the first seed. No spot that they are of
+        had a part in choosing the epoch, so that networks are judged as fairly as models in closed form.
+
+        Parameters
+        ----------
+        model
+            Label of the model; None: the only one.
+
+        Returns
+        -------
+        A row for each gene that was in the panel of a fold, with the columns of :class:`gdml.training.Warrant`
+        (``warrant``, ``pcc_expected``, ``pcc_low``, ``pcc_high``, ``pcc_attainable``, ``pcc_reached``) and ``n_folds``, the
+        number of folds that it was predicted in. The interval is a jackknife over the groups, slides or parts of slides
+        that have predictions of the gene; with one of them the gene is ``"not shown"``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such model, or several and none was named; if test slides had a part in a choice
+            (``protocol="paper"``), or the comparison was saved by an earlier gdml.
+        """
+        if self.optimistic:
+            raise ValueError(
+                f"There are no warrants under the protocol {self.protocol!r}: the epoch was chosen on the test slides, so that "
+                "these predictions say too much. Use gdml.tl.cross_validate(adata, protocol='nested')."
+            )
+        if self.genes.empty:
+            raise ValueError(
+                "This comparison has no warrants: no run was finished, or an earlier gdml made it. "
+                "Call gdml.tl.cross_validate again; finished runs are not repeated."
+            )
+        known = list(dict.fromkeys(self.genes["model"]))
+        if model is None and len(known) > 1:
+            raise ValueError(f"`model` must name one of {', '.join(map(repr, known))}: found.warrants({known[0]!r}).")
+        if model is not None and model not in known:
+            raise ValueError(f"`model` is {model!r}. {did_you_mean(str(model), known)}")
+        table = self.genes[self.genes["model"] == (known[0] if model is None else model)]
+        return table.drop(columns="model").set_index("gene")
 
     def _compare_pair(
         self, model: Any, part: pd.DataFrame, reference: str, metric: str, level: float, n: int, seed: int

@@ -2,12 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import pandas as pd
 from anndata import AnnData
 
 from gdml import _keys
@@ -19,7 +17,9 @@ from gdml.spots.undo import all_or_nothing
 
 from ._comparison import Comparison
 from ._features import run_missing_steps
+from ._fold_predictions import as_table, fold_warrants, write_predictions
 from ._folds import as_n_blocks, as_seeds, folds_of, models_folder, unseen
+from ._warrant import tally
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gdml.encoders.device import Precision
     from gdml.training.compare import Plan, Results
     from gdml.training.folds import Splits
+    from gdml.training.warrant import Warrant
 
 #: Columns of ``obs`` that name the patient of a slide in published data.
 _PATIENT = ("patient", "patient_id", "donor", "donor_id", "subject", "subject_id", "individual", "case_id")
@@ -130,8 +131,8 @@ def cross_validate(
     Returns
     -------
     :class:`gdml.tl.Comparison`: ``scores`` by gene, slide, fold and seed; tables of means with bootstrap intervals
-    (``summary()``, ``intervals()``), of paired differences (``compare("ridge")``), of slides (``slides()``), and of
-    ``runs``. With ``copy=True`` the copy of ``adata`` comes first. Writes, for each model:
+    (``summary()``, ``intervals()``), of paired differences (``compare("ridge")``), of slides (``slides()``), of what
+    predictions of each gene are worth (``warrants("ridge")``), and of ``runs``. With ``copy=True`` the copy of ``adata`` comes first. Writes, for each model:
 
     ``.obsm['gdml_{model}']`` : DataFrame, float32, n_obs x genes
         Prediction of each spot from the fold in which it was scored (the first one, where several are given), of the
@@ -142,7 +143,11 @@ def cross_validate(
         Measured expression of the same spots and genes.
     ``.uns['gdml_{model}']['predict']`` : dict
         ``name``, ``protocol``, ``optimistic``, ``held_out`` (such as ``"unseen part of a known slide"``),
-        ``normalization``, ``panel``, and the ``layer`` of the counts if one was named.
+        ``normalization``, ``panel``, and the ``layer`` of the counts if one was named. Unless ``optimistic``, what the
+        predictions of each gene are worth, as :func:`gdml.tl.predict` writes it: ``genes`` (DataFrame, the
+        ``warrants()`` of the result), ``unseen`` and ``n_unseen``; :func:`gdml.pl.warrant` draws it.
+    ``.var['gdml_{model}_warrant']``, ``.var['gdml_{model}_pcc_expected']``, ``.var['gdml_{model}_attainable']``
+        Its main columns.
 
     Raises
     ------
@@ -166,6 +171,7 @@ def cross_validate(
     --------
     gdml.tl.ablate : Compare settings of one model.
     gdml.pl.benchmark : Draw the result.
+    gdml.pl.warrant : Draw what predictions of each gene are worth.
 
     Examples
     --------
@@ -173,6 +179,7 @@ def cross_validate(
     >>> adata = gdml.datasets.her2st(["B4", "C2", "C3"])  # doctest: +SKIP
     >>> found = gdml.tl.cross_validate(adata, ["ridge", "stnet"], group_key="patient")  # doctest: +SKIP
     >>> found.compare("ridge")  # doctest: +SKIP
+    >>> found.warrants("stnet")  # doctest: +SKIP
     """
     group_key = renamed("groups", groups, "group_key", group_key)
     spots = Spots.resolve(adata, key=key, copy=copy)
@@ -200,9 +207,11 @@ def cross_validate(
         save_to=save_to,
         keep_models=keep_models,
     )
-    found = as_comparison(plan, results, allow_shared_groups)
-    _write_predictions(spots.adata, plan, results, key_added, found.held_out)
-    tell(f"cross_validate: {found.line()}; predictions in obsm['{_keys.of_model('<model>', key_added)}']")
+    warrants = fold_warrants(spots, plan, results)
+    found = as_comparison(plan, results, allow_shared_groups, warrants)
+    write_predictions(spots.adata, plan, results, key_added, found.held_out, warrants)
+    only = tally(*warrants.values()).removesuffix(f" ({found.held_out})") if len(warrants) == 1 else ""
+    tell(f"cross_validate: {found.line()}{only}; predictions in obsm['{_keys.of_model('<model>', key_added)}']")
     return (spots.adata, found) if copy else found
 
 
@@ -268,7 +277,9 @@ def compare_models(
         return plan, run_plan(plan)
 
 
-def as_comparison(plan: "Plan", results: "Results", shared_groups: bool) -> Comparison:
+def as_comparison(
+    plan: "Plan", results: "Results", shared_groups: bool, warrants: "Mapping[str, Warrant]"
+) -> Comparison:
     """Make the result, with the caveats that are shown with its scores."""
     notes = [plan.protocol.note]
     if plan.source.normalization.smooth:
@@ -285,6 +296,7 @@ def as_comparison(plan: "Plan", results: "Results", shared_groups: bool) -> Comp
         rules.select_on_test,
         group_key=plan.group_key,
         held_out=unseen(plan),
+        genes=as_table(warrants),
     )
 
 
@@ -299,47 +311,9 @@ def _warn_of_patients(spots: Spots) -> None:
         if len(set().union(*by_slide)) < len(by_slide):
             warnings.warn(
                 f"obs[{columns[name]!r}] says that slides belong together ({some(sorted(set().union(*by_slide), key=str))}), "
-                "but each slide is taken for its own group: a model is scored on patients that it has learnt from. "
+                f"but each slide is taken for its own group: a model is scored on slides whose {name} it has learnt from. "
                 f"Pass group_key={columns[name]!r} to keep them apart.",
                 UserWarning,
                 stacklevel=4,
             )
             return
-
-
-def _write_predictions(adata: AnnData, plan: "Plan", results: "Results", key_added: str, held_out: str) -> None:
-    """Write the predictions of each model, and the measured expression of the same spots."""
-    panel = pd.Index([]).append([pd.Index(panel) for _, panel, _ in results.data.values()]).unique()
-    panel = adata.var_names[adata.var_names.isin(panel)]
-
-    def spread(values_of: Callable[[str], Any]) -> pd.DataFrame:
-        """Values of every fold in their place; those of the first fold where a spot is in several."""
-        spread = np.full((adata.n_obs, len(panel)), np.nan, np.float32)
-        for name, (rows, genes, _) in reversed(results.data.items()):
-            values = values_of(name)
-            if values is not None:
-                spread[np.ix_(rows, panel.get_indexer(genes))] = values
-        return pd.DataFrame(spread, index=adata.obs_names, columns=panel)
-
-    measured = spread(lambda fold: results.data[fold][2])
-    layer = plan.source.layer
-    for candidate in plan.candidates:
-        predicted = spread(lambda fold, label=candidate.label: results.predictions.get((label, fold)))  # type: ignore[misc]
-        place = _keys.of_model(candidate.label, key_added)
-        adata.obsm[place] = predicted
-        adata.obsm[_keys.measured(place)] = measured
-        adata.uns[place] = {
-            _keys.PREDICT: {
-                "name": candidate.name,
-                "protocol": plan.protocol.name,
-                "optimistic": plan.protocol.select_on_test,
-                "held_out": held_out,
-                "normalization": plan.source.normalization.to_dict(),
-                "panel": panel.to_numpy(dtype=object),
-                **({} if layer is None else {"layer": layer}),
-            }
-        }
-        if adata.n_obs * adata.n_vars * 4 / 1e9 <= settings.max_layer_gb:
-            values = np.full(adata.shape, np.nan, np.float32)
-            values[:, adata.var_names.get_indexer(panel)] = predicted.to_numpy()
-            adata.layers[place] = values

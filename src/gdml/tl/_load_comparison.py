@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _KIND = "comparison"  # in the marker
 _RECORD = "comparison.json"
 _TABLES = ("scores", "runs")
+_WARRANTS = "genes"  # a table that earlier versions did not write
 _FORMAT, _VERSION = "gdml-comparison", 1
 _SAVED = Saved("comparison", _RECORD, [f"{name}.parquet" for name in _TABLES], _FORMAT, _VERSION, "found.save(path)")
 _PARTS = {"format_version": int, "protocol": str, "note": str, "optimistic": bool, "held_out": str, "variants": dict}
@@ -44,7 +45,7 @@ def save_comparison(found: "Comparison", path: str | os.PathLike[str], *, overwr
         },
     }
     with whole_folder(target) as made:
-        for name in _TABLES:
+        for name in (*_TABLES, *([] if found.genes.empty else [_WARRANTS])):
             getattr(found, name).to_parquet(made / f"{name}.parquet")
         (made / _RECORD).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
         mark(made, _KIND, name=", ".join(found.models), protocol=found.protocol)
@@ -84,7 +85,8 @@ def load_comparison(path: str | os.PathLike[str]) -> "Comparison":
     folder = Path(path).expanduser().absolute()
     record = _read_record(folder)
     try:
-        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
+        there = [_WARRANTS] if (folder / f"{_WARRANTS}.parquet").is_file() else []
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in (*_TABLES, *there)}
     except (OSError, ValueError) as error:  # pyarrow's errors are both
         raise ValueError(
             f"`path` {str(folder)!r} holds a damaged table ({error}): save the comparison again."

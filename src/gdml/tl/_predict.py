@@ -100,8 +100,9 @@ def predict(
         Level of prediction intervals, such as 0.9: the share of **measured** values, with their counting noise, that an
         interval is to cover, for each gene by itself. None: no intervals. See the guide on intervals for what holds.
     interval_for
-        What the intervals are for: ``"unseen patient"``, ``"unseen slide"`` or ``"unseen part of a known slide"``. None:
-        what was held out when the model was fitted, ``model.warrant.unseen``; an easier one is narrower and promises less.
+        What the intervals are for: ``"unseen patient"`` (or the name of the ``group_key`` of the fit, ``"unseen donor"``),
+        ``"unseen slide"`` or ``"unseen part of a known slide"``. None: what was held out when the model was fitted,
+        ``model.warrant.unseen``; an easier one is narrower and promises less.
     calibrate_on
         Spots of each slide that were measured: a boolean column of ``adata.obs``, or a boolean mask (n_obs,). Intervals of
         the other spots of the slide are then made from the errors at these, and their mean error moves both ends, but

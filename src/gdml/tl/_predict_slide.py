@@ -90,7 +90,8 @@ def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) 
     Returns
     -------
     ``n_tiles``; ``in_training``, whether the model was trained on this slide; ``unlike``, why it is unlike the slides that
-    the model was trained on, empty where it is not.
+    the model was trained on, empty where it is not; ``verdict`` and ``unusual_spots``, as :func:`gdml.tl.predict_slides` has
+    them, where the model can tell.
     """
     with _quiet(), _threads(options):
         trained, encoder = _load(options.model, options.weights, options.encoder)
@@ -140,8 +141,12 @@ def predict_slide(item: Item, result: Path, scratch: Path, *, options: Options) 
             for part in ("stores", "keys"):
                 del adata.uns[_keys.KEY][_keys.FEATURES][part]
         _write(adata, result)
-        strange = unlike(adata.uns[_keys.KEY][_keys.PREDICT].get(OOD))
-        return {"n_tiles": adata.n_obs, "in_training": bool(seen), "unlike": strange.get(item.name, "")}
+        judged = adata.uns[_keys.KEY][_keys.PREDICT].get(OOD)
+        record = {"n_tiles": adata.n_obs, "in_training": bool(seen), "unlike": unlike(judged).get(item.name, "")}
+        if judged is not None:
+            one = judged.loc[item.name]
+            record |= {"verdict": str(one["verdict"]), "unusual_spots": float(one["unusual_spots"])}
+        return record
 
 
 def _write(adata: AnnData, result: Path) -> None:

@@ -30,7 +30,7 @@ from ._devices import device_names
 from ._features import model_encoder
 from ._model import IN_MEMORY, as_model
 from ._predict_slide import Options, predict_slide
-from ._unfamiliar import warn_of_unlike
+from ._unfamiliar import say_of_many, warn_of_unlike
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from gdml.slides.lattice import Layout
     from gdml.training import TrainedModel
 
-_COLUMNS = ["n_tiles"]
+_COLUMNS = ["n_tiles", "verdict", "unusual_spots"]
 
 
 def predict_slides(
@@ -119,8 +119,11 @@ def predict_slides(
 
     Returns
     -------
-    A row for each slide of this call: ``name``, ``path``, ``state`` (``"done"`` or ``"failed"``), ``n_tiles``,
-    ``seconds``, ``reason`` of a failure, ``result`` (path; empty unless done). Writes:
+    A row for each slide of this call: ``name``, ``path``, ``state`` (``"done"`` or ``"failed"``), ``n_tiles``; ``verdict``
+    (``"unlike the training slides"`` or ``"like the training slides"``) and ``unusual_spots``, the share of spots that are
+    more unusual than 95 % of held-out training spots, as in ``uns["gdml"]["predict"]["ood"]`` of :func:`gdml.tl.predict`
+    (empty and NaN of failed slides, and where the model cannot tell); ``seconds``, ``reason`` of a failure, ``result``
+    (path; empty unless done). Writes:
 
     ``{out}/{name}.zarr``
         The AnnData of each slide, see :func:`gdml.tl.predict`; read it with :func:`anndata.read_zarr`.
@@ -162,6 +165,7 @@ def predict_slides(
     >>> import gdml
     >>> table = gdml.tl.predict_slides("slides.csv", "her2st-gdml", out="predicted")  # doctest: +SKIP
     >>> table[table["state"] == "failed"]  # doctest: +SKIP
+    >>> table.sort_values("unusual_spots", ascending=False).head()  # doctest: +SKIP
     """
     check_number("takeover_s", takeover_s, above=0)
     check_count("threads", threads)
@@ -202,7 +206,8 @@ def predict_slides(
     options = replace(options, precision=settled)
     jobs = [Job(folder, partial(predict_slide, options=replace(options, device=one)), takeover_s) for one in used]
     states = _run(jobs, items, client)
-    table = tabulate(folder, [states[item.name] for item in items], _COLUMNS).astype({"n_tiles": "Int64"})
+    table = tabulate(folder, [states[item.name] for item in items], _COLUMNS).fillna({"verdict": ""})
+    table = table.astype({"n_tiles": "Int64", "unusual_spots": float})
     _tell(table, states, folder)
     return table
 
@@ -280,7 +285,7 @@ def _tell(table: pd.DataFrame, states: Mapping[str, State], folder: Folder) -> N
     reasons = [f"{name} ({reason[:100]})" for name, reason in zip(failed["name"], failed["reason"], strict=True)]
     told = f"; {count(len(failed), 'slide')} failed: {some(reasons, 3)}; call again to try once more" if reasons else ""
     n_done = int((table["state"] == DONE).sum())
-    tell(f"predict_slides: {count(n_done, 'slide')} of {len(table)} done{told}; {place}")
+    tell(f"predict_slides: {count(n_done, 'slide')} of {len(table)} done{told}; {place}{say_of_many(table)}")
     seen = [state.name for state in states.values() if state.record.get("in_training")]
     if seen:
         warnings.warn(

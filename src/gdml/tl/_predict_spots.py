@@ -136,7 +136,7 @@ def predict_spots(
         record["level_sd"] = frame.level_sd.cpu().numpy()
     if seen is not None:
         record["in_training"] = np.array(seen, dtype=object)
-    record |= write_warrant(spots, trained.warrant, match)
+    record |= write_warrant(adata, trained.warrant, match.columns, key=key)
     if unfamiliar is not None:
         record[OOD] = unfamiliar.slides
     if bounds is not None:

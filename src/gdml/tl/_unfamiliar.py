@@ -113,6 +113,23 @@ def say_unusual(judged: pd.DataFrame | None, key: str) -> str:
     return f"; unusual spots (pen, folds, another tissue?): {said}, see obs[{_keys.unfamiliar(key)!r}]"
 
 
+def say_of_many(table: pd.DataFrame) -> str:
+    """Say how many slides of a corpus are unlike the training slides, or have many unusual spots: for the log.
+
+    Parameters
+    ----------
+    table
+        With ``verdict`` (empty where it is not known) and ``unusual_spots``.
+    """
+    known = table[table["verdict"] != ""]
+    if known.empty:
+        return ""
+    n_unlike = int((known["verdict"] == UNLIKE).sum())
+    n_many = int(((known["verdict"] == LIKE) & (known["unusual_spots"] >= _MANY)).sum())
+    said = f"; {n_many} with many unusual spots (pen, folds, another tissue?)" if n_many else ""
+    return f"{said}; {n_unlike} unlike the training slides"
+
+
 def warn_of_unlike(reasons: dict[str, str], *, stacklevel: int) -> None:
     """Warn of slides that are unlike anything that the model has seen; ``reasons`` as :func:`unlike` gives them."""
     if reasons:

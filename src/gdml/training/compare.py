@@ -141,6 +141,10 @@ class FoldSource(Protocol):
         """Make the data of a fold."""
         ...
 
+    def attainable(self, fold: Fold, panel: list[str]) -> NDArray[np.float64]:
+        """PCC of each gene that a perfect prediction of the training slides would have."""
+        ...
+
 
 @dataclass(frozen=True)
 class Plan:

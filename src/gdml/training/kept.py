@@ -2,10 +2,12 @@
 
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from gdml import metrics
 from gdml._marker import marked
@@ -13,8 +15,15 @@ from gdml._progress import tell
 from gdml._provenance import provenance_key
 from gdml.models.base import SpotModel
 
+from .data import SpotData
+from .errors import held_out_errors
+from .familiarity import Familiarity
+from .fitting import fit_model
 from .loop import Run
+from .out_of_fold import OutOfFold
+from .split import make_splits
 from .trained import TrainedModel
+from .warrant import Warrant
 
 if TYPE_CHECKING:
     from .candidates import Candidate
@@ -71,6 +80,9 @@ def as_trained(
 ) -> TrainedModel:
     """Make the model of a run as :func:`gdml.tl.fit` returns one.
 
+    What it says of genes, intervals and unusual slides is what the training spots of its fold say, as after ``fit`` on them;
+    where the epoch was chosen on the test fold, nothing is known of genes and intervals.
+
     Parameters
     ----------
     plan, data, candidate, seed
@@ -84,7 +96,13 @@ def as_trained(
     source, fold = plan.source, data.fold
     scale: dict[str, Any] = source.normalization.to_dict()
     high = () if run.validation_pcc is None else metrics.top_genes(run.validation_pcc[None], _N_HIGH)
-    members = candidate.model.members(module.config)
+    members, train = candidate.model.members(module.config), data.train
+    held_out = _held_out(plan, train, candidate, seed, module, run)
+    warrant = calibration = spread = None
+    if held_out is not None:
+        attainable = source.attainable(fold, data.panel)
+        warrant = Warrant.make(held_out, train, pd.Index(data.panel), attainable, plan.group_key)
+        calibration, spread = held_out_errors(held_out, train, plan.group_key)
     return TrainedModel(
         module=module,
         name=candidate.name,
@@ -99,12 +117,13 @@ def as_trained(
             "frame": asdict(candidate.frame),
             "seed": int(seed),
             "fold": {"name": fold.name, "repeat": fold.repeat, "test": list(fold.test), "within": fold.cut is not None},
+            "split": {"groups": plan.group_key or "slide"},
             "protocol": plan.protocol.name,
             "best_epoch": run.best_epoch,
             "n_epochs": n_epochs,
             "shares": dict(zip(members, run.shares, strict=True)) if run.shares else {},
             **({"gain": run.gain} if math.isfinite(run.gain) else {}),
-            "n_spots": len(data.train),
+            "n_spots": len(train),
             "slides": list(fold.train),
             "device": plan.fabric.device.type,
             "versions": {"gdml": version("gdml")},
@@ -112,4 +131,27 @@ def as_trained(
         history=run.history,
         slides={name: {"image": source.slides[name].image, "key": source.slides[name].key} for name in fold.train},
         provenance=key,
+        warrant=warrant,
+        calibration=calibration,
+        error_spread=spread,
+        familiarity=Familiarity.fit(train),
     )
+
+
+def _held_out(
+    plan: "Plan", train: SpotData, candidate: "Candidate", seed: int, module: SpotModel, run: Run
+) -> OutOfFold | None:
+    """Predictions of training spots by models that had not seen them; None where the test fold took their part.
+
+    A comparison solves a model in closed form with one split. That is few units, and more of them cost little.
+    """
+    if plan.protocol.select_on_test:
+        return None
+    several = candidate.model.closed_form and not candidate.model.members(module.config)
+    if not several or run.out_of_fold is None:
+        return run.out_of_fold
+    arguments = (train, plan.validation, plan.validation_fraction, plan.group_key, seed)
+    splits = make_splits(*arguments, several=True, smooth=plan.source.normalization.smooth)
+    loop = replace(candidate.loop, refit=False)
+    again = fit_model(candidate.model, module.config, train, splits, loop, plan.fabric, seed, frame=candidate.frame)[1]
+    return again.out_of_fold

@@ -61,7 +61,7 @@ class OutOfFold:
         part = torch.cat([torch.full((len(split.validation),), i) for i, split in enumerate(splits)])
         predicted = torch.cat([torch.einsum("nkm,k->nm", one, shares) for one in members])
         order = rows.argsort()
-        order = order[torch.isin(rows[order], _even_rows(data))]
+        order = order[torch.isin(rows[order], even_rows(data))]
         return cls(rows[order], part[order], predicted[order], splits[0].by)
 
     def pcc(self, data: SpotData) -> NDArray[np.float64]:
@@ -72,7 +72,7 @@ class OutOfFold:
         return metrics.nan_mean(np.stack(found), 0)
 
 
-def _even_rows(data: SpotData) -> Tensor:
+def even_rows(data: SpotData) -> Tensor:
     """Rows of ``MOST_SPOTS`` spots at most, each slide with its share."""
     share = min(1.0, MOST_SPOTS / max(len(data), 1))
     return torch.cat(

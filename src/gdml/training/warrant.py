@@ -70,7 +70,10 @@ class Warrant:
         attainable: NDArray[np.float64],
         group_key: str | None,
     ) -> Self:
-        """Compare out-of-fold predictions with the expression of ``data``; ``attainable`` (M,) is NaN where unknown."""
+        """Compare out-of-fold predictions with the expression of ``data``; ``attainable`` (M,) is NaN where unknown.
+
+        Predictions are NaN where they were not made, see :func:`expected_pcc`.
+        """
         rows = found.rows
         slide = data.slide[rows].numpy()
         measured, predicted = data.expression[rows].numpy(), found.predicted.numpy()  # type: ignore[index]
@@ -164,7 +167,8 @@ def expected_pcc(
     Parameters
     ----------
     measured, predicted
-        (n, M).
+        (n, M). A prediction that is NaN was not made, as of a gene that is in the panel of some folds alone: the units of a
+        gene are those with predictions.
     slide, unit
         (n,) number of the slide, and of the unit, of each spot. A unit can have spots of several slides, and a slide those
         of several units.
@@ -172,8 +176,30 @@ def expected_pcc(
     Returns
     -------
     PCC, lower and upper bound, (M,) each. A gene that is constant in all slides has none (NaN) and the bounds -1 and 1,
-    as has every gene where there is one unit.
+    as has every gene that one unit has predictions of.
     """
+    made = ~np.isnan(predicted)
+    patterns, of = np.unique(np.packbits(made, axis=0), axis=1, return_inverse=True)
+    found = np.empty((3, predicted.shape[1]))
+    for number in range(patterns.shape[1]):
+        genes = np.flatnonzero(of.reshape(-1) == number)
+        rows = np.flatnonzero(made[:, genes[0]])
+        found[:, genes] = (
+            _jackknife(measured[np.ix_(rows, genes)], predicted[np.ix_(rows, genes)], slide[rows], unit[rows])
+            if len(rows)
+            else np.array([[np.nan], [-1], [1]])
+        )
+    expected, low, high = found
+    return expected, low, high
+
+
+def _jackknife(
+    measured: NDArray[np.floating],
+    predicted: NDArray[np.floating],
+    slide: NDArray[np.int64],
+    unit: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """PCC and interval of genes that all of the spots have predictions of; as :func:`expected_pcc`."""
     pairs, of = np.unique(np.stack([slide, unit], 1), axis=0, return_inverse=True)
     sums = _Sums.over(measured, predicted, of.reshape(-1), len(pairs))
     slides, units = np.unique(slide), np.unique(unit)
