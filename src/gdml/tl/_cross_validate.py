@@ -132,7 +132,8 @@ def cross_validate(
     -------
     :class:`gdml.tl.Comparison`: ``scores`` by gene, slide, fold and seed; tables of means with bootstrap intervals
     (``summary()``, ``intervals()``), of paired differences (``compare("ridge")``), of slides (``slides()``), of what
-    predictions of each gene are worth (``warrants("ridge")``), and of ``runs``. With ``copy=True`` the copy of ``adata`` comes first. Writes, for each model:
+    predictions of each gene are worth (``warrants("ridge")``), and of ``runs``. With ``copy=True`` the copy of ``adata``
+    comes first. Writes, for each model:
 
     ``.obsm['gdml_{model}']`` : DataFrame, float32, n_obs x genes
         Prediction of each spot from the fold in which it was scored (the first one, where several are given), of the

@@ -17,6 +17,7 @@ from gdml.models.base import SpotModel
 
 from .data import SpotData
 from .errors import held_out_errors
+from .fabric import make_fabric
 from .familiarity import Familiarity
 from .fitting import fit_model
 from .loop import Run
@@ -153,5 +154,6 @@ def _held_out(
     arguments = (train, plan.validation, plan.validation_fraction, plan.group_key, seed)
     splits = make_splits(*arguments, several=True, smooth=plan.source.normalization.smooth)
     loop = replace(candidate.loop, refit=False)
-    again = fit_model(candidate.model, module.config, train, splits, loop, plan.fabric, seed, frame=candidate.frame)[1]
+    alone = make_fabric(plan.fabric.device)  # the other processes of the comparison do not come here
+    again = fit_model(candidate.model, module.config, train, splits, loop, alone, seed, frame=candidate.frame)[1]
     return again.out_of_fold
