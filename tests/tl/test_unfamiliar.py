@@ -13,6 +13,7 @@ import scanpy as sc
 from PIL import Image
 
 import gdml
+from gdml.tl._unfamiliar import say_of_many
 
 UNLIKE = "unlike anything that the model has learnt from"
 
@@ -174,3 +175,21 @@ def test_the_same_image_in_two_groups(ready):
 def test_independent_slides_are_not_warned_of(ready):
     heard = said(lambda: gdml.tl.cross_validate(ready, "ridge", group_key="patient", normalize={"n_genes": 10}))
     assert not any(word in line for line in heard for word in ("same image", "same counts", "halves", "names suggest"))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "unusual", "said"),
+    [
+        (
+            ["like", "unlike"],
+            [0.1, 0.9],
+            "; 1 with many unusual spots (pen, folds, another tissue?); 1 unlike the training slides",
+        ),
+        (["like", "like"], [0.099, 0.0], "; 0 unlike the training slides"),
+        (["", "unlike"], [float("nan"), 1.0], "; 1 unlike the training slides"),
+        (["", ""], [float("nan")] * 2, ""),
+    ],
+)
+def test_the_line_of_a_corpus_counts_slides(verdicts, unusual, said):
+    named = [f"{verdict} the training slides" if verdict else "" for verdict in verdicts]
+    assert say_of_many(pd.DataFrame({"verdict": named, "unusual_spots": unusual})) == said
