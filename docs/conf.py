@@ -1,12 +1,17 @@
 """Configuration of the documentation; see https://www.sphinx-doc.org/en/master/usage/configuration.html."""
 
 import os
+import tempfile
 import warnings
 from pathlib import Path
 
 import gdml
 
 HERE = Path(__file__).parent
+
+# Pages are executed without results of earlier builds, and encode the sections that they share once.
+_cache = tempfile.TemporaryDirectory(prefix="gdml-docs-")
+os.environ["GDML_CACHE_DIR"] = _cache.name
 
 # -- Project -----------------------------------------------------------------
 project = "gdml"

@@ -231,7 +231,7 @@ class Comparison:
         return table
 
     def warrants(self, model: str | None = None) -> pd.DataFrame:
-        """How far to trust each gene of a model that is applied to what :attr:`held_out` names.
+        """How far to trust each gene of a model that is applied to what ``held_out`` names.
 
         The predictions are those that :func:`gdml.tl.cross_validate` writes, of the first seed. No spot that they are of
         had a part in choosing the epoch, so that networks are judged as fairly as models in closed form.

@@ -72,7 +72,7 @@ class Warrant:
     ) -> Self:
         """Compare out-of-fold predictions with the expression of ``data``; ``attainable`` (M,) is NaN where unknown.
 
-        Predictions are NaN where they were not made, see :func:`expected_pcc`.
+        Predictions are NaN where they were not made, see ``expected_pcc``.
         """
         rows = found.rows
         slide = data.slide[rows].numpy()
