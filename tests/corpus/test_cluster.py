@@ -100,6 +100,8 @@ def test_a_function_that_workers_cannot_run_is_told(corpus, threads):
 def test_clients_that_are_none(threads):
     with pytest.raises(TypeError, match="`client` must be a dask.distributed.Client, found str"):
         Tasks("tcp://scheduler:8786", print)
-    threads.client.close()
+    # Not the client of the fixture: one that is closed twice stays dask's default scheduler for the tests that follow.
+    closed = Client(threads.cluster, set_as_default=False)
+    closed.close()
     with pytest.raises(ConnectionError, match="went away"):
-        Tasks(threads.client, print)
+        Tasks(closed, print)
