@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import LinearRegression
 
 from gdml.models import GeneDML, GeneDMLConfig
 from gdml.training import loop as training_loop
@@ -38,11 +39,35 @@ def noise():
     return np.random.default_rng(0)
 
 
-def test_gains_are_differences_of_squared_errors(noise):
-    y, a, b = noise.normal(size=(3, 5, 40))
+def test_gains_are_differences_of_squared_errors_at_the_best_scale_of_each(noise):
+    y = noise.normal(size=(5, 40))
+    floor, member = 3 * y + noise.normal(size=y.shape), y + noise.normal(size=y.shape)
+
+    def error(blend):
+        scale = LinearRegression(fit_intercept=False).fit(blend.reshape(-1, 1), y.ravel()).coef_[0]
+        return ((scale * blend - y) ** 2).mean(1)
+
     shares = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.3, 0.7]], dtype=torch.float64)
-    expected = [((a - y) ** 2).mean(1) - ((s * a + t * b - y) ** 2).mean(1) for s, t in shares.tolist()]
-    np.testing.assert_allclose(products(y, a, b).gains(shares), expected, atol=1e-12)
+    expected = [error(floor) - error(s * floor + t * member) for s, t in shares.tolist()]
+    np.testing.assert_allclose(products(y, floor, member).gains(shares), expected, atol=1e-12)
+
+
+@given(st.floats(0.1, 10))
+def test_a_gain_is_none_of_scale(factor):
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(6, 200))
+    floor, member = y + rng.normal(size=y.shape), y + 0.9 * rng.normal(size=y.shape)
+    # the same prediction at another scale is no better
+    assert choose_shares(products(y, floor, factor * floor)).tolist() == [1, 0]
+    # nor does the scale of what is predicted matter
+    found = products(y, floor, member), products(factor * y, floor, member)
+    assert choose_shares(found[0]).tolist() == choose_shares(found[1]).tolist() != [1, 0]
+
+
+def test_opposites_and_constants_explain_nothing(noise):
+    y = noise.normal(size=(4, 30))
+    shares = torch.eye(3, dtype=torch.float64)
+    assert products(y, -y, 0 * y, y).explained(shares).tolist()[:2] == [[0] * 4] * 2
 
 
 def test_where_the_network_does_not_help_the_floor_is_all(noise):
@@ -61,10 +86,10 @@ def test_a_member_that_is_worse_alone_takes_part_where_the_blend_gains(noise):
 
 @pytest.mark.parametrize(("factor", "floor_alone"), [(0.5, True), (2.0, False)])
 def test_the_floor_is_left_for_a_gain_that_matters(factor, floor_alone):
-    # exact parts: the floor gains 1 over the mean, the member LEAST_GAIN times the factor more
+    # exact parts: the floor explains 1, the member LEAST_GAIN times the factor more
     gain = LEAST_GAIN * factor
     members = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64).expand(6, 2, 2)
-    targets = torch.tensor([1.0, 1.0 + gain / 2], dtype=torch.float64).expand(6, 2)
+    targets = torch.tensor([1.0, (1 + gain) ** 0.5], dtype=torch.float64).expand(6, 2)
     found = Products(members, targets)
     assert found.gains(torch.tensor([[0.0, 1.0]], dtype=torch.float64)).tolist() == [pytest.approx([gain] * 6)]
     assert choose_shares(found).tolist() == ([1, 0] if floor_alone else [0, 1])
@@ -76,7 +101,7 @@ def test_of_a_floor_that_gains_nothing_no_share_is_told(noise):
     y = noise.normal(size=(6, 100))
     found = products(y, -y, y)
     assert np.isnan(certain_gain(found))
-    assert choose_shares(found).tolist() == [0, 1]
+    assert choose_shares(found)[1] > 0.5
 
 
 def test_shares_of_independent_errors_follow_their_precision(noise):
@@ -87,9 +112,9 @@ def test_shares_of_independent_errors_follow_their_precision(noise):
 
 
 def test_of_blends_that_are_as_good_the_most_even_is_taken():
-    # the second and the third member predict the same, twice as far from the mean as the floor
-    vector = torch.tensor([1.0, 2.0, 2.0], dtype=torch.float64)
-    found = Products(torch.outer(vector, vector).expand(8, 3, 3), (2 * vector).expand(8, 3))
+    # the second and the third member predict the same, twice as close to the targets as the floor
+    targets = torch.tensor([1.0, 2.0, 2.0], dtype=torch.float64)
+    found = Products(torch.ones(8, 3, 3, dtype=torch.float64), targets.expand(8, 3))
     assert choose_shares(found).tolist() == [0, 0.5, 0.5]
     assert choose_shares(found, without_last=True).tolist() == [0, 1, 0]
 
