@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
 from gdml.models import GeneDML, GeneDMLConfig
+from gdml.training import fitting
 from gdml.training import loop as training_loop
 from gdml.training.config import TrainingConfig
 from gdml.training.fabric import make_fabric
@@ -14,11 +15,13 @@ from gdml.training.frame import FRAMES, Frame
 from gdml.training.out_of_fold import predict_members
 from gdml.training.shares import (
     LEAST_GAIN,
+    LEAST_GAIN_WITHIN_GROUPS,
     Products,
     certain_gain,
     choose_shares,
     held_out_products,
     is_hopeless,
+    least_gain,
 )
 from gdml.training.split import cut_across, make_splits
 
@@ -84,16 +87,17 @@ def test_a_member_that_is_worse_alone_takes_part_where_the_blend_gains(noise):
     assert 0.2 < choose_shares(found)[1] < 0.6
 
 
+@pytest.mark.parametrize("least", [0.05, 0.2])
 @pytest.mark.parametrize(("factor", "floor_alone"), [(0.5, True), (2.0, False)])
-def test_the_floor_is_left_for_a_gain_that_matters(factor, floor_alone):
-    # exact parts: the floor explains 1, the member LEAST_GAIN times the factor more
-    gain = LEAST_GAIN * factor
+def test_the_floor_is_left_for_a_gain_that_matters(least, factor, floor_alone):
+    # exact parts: the floor explains 1, the member a part more
+    gain = least * factor
     members = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64).expand(6, 2, 2)
     targets = torch.tensor([1.0, (1 + gain) ** 0.5], dtype=torch.float64).expand(6, 2)
     found = Products(members, targets)
     assert found.gains(torch.tensor([[0.0, 1.0]], dtype=torch.float64)).tolist() == [pytest.approx([gain] * 6)]
-    assert choose_shares(found).tolist() == ([1, 0] if floor_alone else [0, 1])
-    assert is_hopeless(found) is floor_alone
+    assert choose_shares(found, least).tolist() == ([1, 0] if floor_alone else [0, 1])
+    assert is_hopeless(found, least) is floor_alone
     assert certain_gain(found) == pytest.approx(gain)
 
 
@@ -219,6 +223,22 @@ def test_fit_records_and_sets_the_shares(make_data, frame):
         torch.testing.assert_close(module(batch).prediction, ridge * by_ridge + kernel * by_kernel)
 
 
+@pytest.mark.parametrize("within_groups", [True, False])
+def test_fit_asks_of_a_blend_what_its_splits_ask(make_data, monkeypatch, within_groups):
+    asked = []
+
+    def spy(name, real):
+        monkeypatch.setattr(fitting, name, lambda found, least, **k: asked.append(least) or real(found, least, **k))
+
+    spy("choose_shares", choose_shares)
+    spy("is_hopeless", is_hopeless)
+    data = make_data((60, 60), dim=8)
+    splits = make_splits(data, "block", 0.2, "patient" if within_groups else None, 0, several=True, smooth=False)
+    loop = TrainingConfig(max_epochs=1, batch_size=32)
+    fit_model(GeneDML, GeneDMLConfig(**SMALL), data, splits, loop, make_fabric("cpu", precision="fp32"), 0)
+    assert len(asked) >= 2 and set(asked) == {LEAST_GAIN_WITHIN_GROUPS if within_groups else LEAST_GAIN}
+
+
 def test_without_a_refit_the_model_of_the_first_split_is_kept(make_data):
     data = make_data((60, 60), dim=8)
     data.depth = torch.ones(120)
@@ -289,6 +309,30 @@ class TestSplits:
         splits = make_splits(data, "group", 0.2, None, 0, several=True, smooth=False)
         assert len(splits) == 5
         assert sorted(len(split.held_out) for split in splits) == [1, 1, 1, 2, 2]
+
+    @pytest.mark.parametrize(
+        ("groups", "column", "validation", "least"),
+        [
+            ("aabc", "patient", "auto", LEAST_GAIN),  # patients are held out
+            ("aabb", "patient", "auto", LEAST_GAIN_WITHIN_GROUPS),  # slides of both patients
+            ("aa", "patient", "auto", LEAST_GAIN_WITHIN_GROUPS),  # parts of both slides
+            ("aabc", "patient", "block", LEAST_GAIN_WITHIN_GROUPS),
+            ("aabb", "patient", "group", LEAST_GAIN),
+            ("abcd", None, "auto", LEAST_GAIN),  # nothing says that slides belong together
+            ("ab", None, "auto", LEAST_GAIN),
+        ],
+    )
+    def test_more_is_asked_of_a_blend_where_no_named_group_is_held_out(
+        self, make_data, groups, column, validation, least
+    ):
+        data = make_data((60,) * len(groups), groups=list(groups))
+        splits = make_splits(data, validation, 0.2, column, 0, several=True, smooth=False)
+        assert len(splits) > 1 and {least_gain(split) for split in splits} == {least}
+
+    @pytest.mark.parametrize(("column", "least"), [("patient", LEAST_GAIN_WITHIN_GROUPS), (None, LEAST_GAIN)])
+    def test_the_same_for_a_slide_that_is_split_once(self, make_data, column, least):
+        (split,) = make_splits(make_data((13,)), "block", 0.3, column, 0, several=True, smooth=False)
+        assert least_gain(split) == least
 
     def test_one_group_cannot_be_held_out(self, make_data):
         with pytest.raises(ValueError, match=r'`validation="group"` needs two groups.*validation="block"'):

@@ -48,9 +48,9 @@ def summary(run: "Run", splits: "Sequence[Split]", n_epochs: int, members: Seque
     if run.shares:
         said += ", shares " + ", ".join(f"{name} {share:.1f}" for name, share in zip(members, run.shares, strict=True))
         if math.isfinite(run.gain):
-            from gdml.training.shares import LEAST_GAIN
+            from gdml.training.shares import least_gain
 
-            said += f" (best blend {run.gain:+.0%} on {members[0]} alone, needed {LEAST_GAIN:+.0%})"
+            said += f" (best blend {run.gain:+.0%} on {members[0]} alone, needed {least_gain(splits[0]):+.0%})"
     return said
 
 

@@ -21,7 +21,7 @@ from .frame import FRAMES, Frame, FrameConfig, make_module
 from .loop import OnEpoch, Run, train
 from .out_of_fold import OutOfFold, predict_members
 from .sampler import SlideSampler, balanced_counts
-from .shares import Products, certain_gain, choose_shares, held_out_products, is_hopeless
+from .shares import Products, certain_gain, choose_shares, held_out_products, is_hopeless, least_gain
 from .split import Split
 
 
@@ -136,7 +136,7 @@ def _choose_and_train(
         if targets is not None:
             products.append(held_out_products(predicted, data, targets, split))
             # the other splits are then for the members in closed form, which cost little
-            hopeless = hopeless or is_hopeless(Products.join(products))
+            hopeless = hopeless or is_hopeless(Products.join(products), least_gain(split))
     # without a refit, what the first split learnt is kept
     module, run, interrupted = modules[0], runs[0], runs[-1].interrupted
     n_epochs = run.best_epoch
@@ -153,7 +153,7 @@ def _choose_and_train(
     shares = torch.ones(1)
     if products:
         found = Products.join(products)
-        shares = choose_shares(found, without_last=hopeless)
+        shares = choose_shares(found, least_gain(splits[0]), without_last=hopeless)
         run.gain = certain_gain(found, without_last=hopeless)
         module.take_shares(shares)
         run.shares = tuple(round(share, 6) for share in shares.tolist())

@@ -1,7 +1,7 @@
 """Which training spots are held out to choose the epoch: whole groups, or blocks of tissue with a margin."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,12 +34,15 @@ class Split:
         ``"group"``, ``"slide"`` or ``"block"``.
     held_out
         Names of the groups or slides that validation spots lie on.
+    within_groups
+        Whether groups were named, and spots are held out of groups that are learnt from.
     """
 
     train: Tensor
     validation: Tensor
     by: str
     held_out: tuple[str, ...]
+    within_groups: bool = False
 
 
 def check_split_arguments(validation: str | None, fraction: float) -> None:
@@ -91,7 +94,7 @@ def make_split(
     if validation == "group" or (validation == "auto" and n_groups > 1):
         return split_by_group(data, fraction, generator)
     margin = max(block_margin(slide, smooth=smooth) for slide in data.slides)
-    return split_by_block(data, fraction, margin, generator)
+    return replace(split_by_block(data, fraction, margin, generator), within_groups=group_key is not None)
 
 
 def block_margin(slide: SlideSpots, *, smooth: bool = False) -> float:
@@ -159,11 +162,12 @@ def make_splits(
     if validation == "group" or (validation == "auto" and group_key is not None and len(groups) >= LEAST_UNITS):
         return _leave_out(data, "group", data.groups, seed)
     if validation == "auto" and len(data.names) >= LEAST_UNITS:
-        return _leave_out(data, "slide", data.names, seed)
+        splits = _leave_out(data, "slide", data.names, seed)
+        return [replace(split, within_groups=group_key is not None) for split in splits]
     margin = max(block_margin(slide, smooth=smooth) for slide in data.slides)
     bands = [_without_band(data, k, margin) for k in range(N_SPLITS)]
     if all(len(split.train) >= len(data) / 3 and len(split.validation) > 2 for split in bands):
-        return bands
+        return [replace(split, within_groups=group_key is not None) for split in bands]
     split = make_split(data, validation, fraction, group_key, seed, smooth=smooth)  # small slides are mostly margin
     return [] if split is None else [split]
 
