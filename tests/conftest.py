@@ -3,6 +3,9 @@ from pathlib import Path
 
 import pytest
 
+# for the two processes of xdist, which inherit it: their threads would wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import gdml
 
 

@@ -131,7 +131,7 @@ def fit(
         ``model`` (folder of the saved model, or ``"in memory"`` if it could not be saved), ``name``, ``config``,
         ``settings``, ``frame``, ``seed``, ``split``, ``slides``, ``best_epoch``, ``n_epochs`` of the final training,
         ``shares`` of a blend (empty for other models), ``gain`` of the best blend over its first member on held-out spots,
-        less a standard error, as a share of what that member gains over the mean expression,
+        less a standard error, as a share of what that member explains,
         ``provenance``, ``versions``, and ``history``: ``epoch``, ``loss`` and its parts, ``val_pcc``, ``val_mse``,
         float64, one entry per epoch.
 
