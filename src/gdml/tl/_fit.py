@@ -93,8 +93,9 @@ def fit(
         slide, with a margin so that no neighbour region of a training spot contains a held-out tile; ``"auto"``, by
         group if there are two or more, else by block; None, no spots are held out and ``max_epochs`` epochs are
         trained. For a blend, and for models in closed form, each spot is held out once: by group where ``group_key`` names three
-        or more, else by slide where there are three or more, else by fifths of each slide. With None, half of the prediction of
-        a blend is the network's.
+        or more, else by slide where there are three or more, else by fifths of each slide. A blend must explain 5 % more than its
+        first member to be taken, or 10 % where ``group_key`` is given and no group is held out. With None, half of the
+        prediction of a blend is the network's.
     validation_fraction
         Fraction of the spots that is held out where they are held out once.
     max_epochs
