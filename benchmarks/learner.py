@@ -25,6 +25,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 import gdml
 from gdml import settings
@@ -219,6 +220,27 @@ def table(path: Path) -> None:
         print(cells.unstack().assign(seconds=seconds.round().astype(int)).to_markdown())
 
 
+def differences(path: Path, reference: str = "ridge", level: float = 0.95) -> None:
+    """Print by how much models are above the reference, over the slides that both predicted, with a t interval.
+
+    Stripes of a slide are left out, seeds of a slide averaged.
+    """
+    runs = pd.read_csv(path)
+    runs = runs[~runs["split"].str.contains("stripe|third")]
+    slides = runs["by_slide"].str.split().explode().str.rsplit(":", n=1, expand=True)
+    pcc = runs.join(slides.set_axis(["slide", "pcc"], axis=1)).astype({"pcc": float})
+    for labels, some in pcc.groupby("labels", sort=False):
+        by_slide = some.groupby(["split", "slide", "model"], sort=False)["pcc"].mean().unstack()
+        if reference not in by_slide:
+            continue
+        above = by_slide.drop(columns=reference).sub(by_slide[reference], axis=0)
+        n = above.count()
+        mean, reach = above.mean(), above.sem() * stats.t.ppf((1 + level) / 2, n - 1)
+        found = pd.DataFrame({"slides": n, "mean": mean, "low": mean - reach, "high": mean + reach})[n > 1]
+        print(f"\n{labels} labels: PCC(A) above {reference}, over slides, with the interval at {level:.0%}\n")
+        print(found.to_markdown(floatfmt=("", ".0f", ".3f", ".3f", ".3f")))
+
+
 def main() -> None:
     """Do the runs that are missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -245,6 +267,7 @@ def main() -> None:
             splits = {name: make for name, make in splits.items() if name.startswith(tuple(options.splits))}
         run_missing(path, splits, options)
     table(path)
+    differences(path)
 
 
 def run_missing(path: Path, splits: dict[str, Callable[[], Split]], options: argparse.Namespace) -> None:
