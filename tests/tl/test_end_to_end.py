@@ -24,7 +24,7 @@ def test_a_real_section(data_dir):
 @pytest.mark.slow
 def test_what_can_be_learnt_is_learnt_and_noise_is_not():
     """All defaults but the number of epochs: a model of the slides of one patient, and of one slide of the other, on the last slide."""
-    adata = gdml.datasets.synthetic()
+    adata = gdml.datasets.synthetic(grid=9)
     new = adata.obs["library_id"] == "S4"
     train, test = adata[~new].copy(), adata[new].copy()
     gdml.pp.normalize(train, genes=train.var_names)
