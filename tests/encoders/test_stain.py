@@ -100,12 +100,13 @@ def test_blobs_are_counted():
 def test_turning_the_tile_permutes_the_cells(seed, turns):
     tiles = random_tiles(seed)
     tokens, turned = encode(tiles)[0][0], encode(np.rot90(tiles, turns, (1, 2)))[0][0]
-    # A px at a threshold may fall on its other side, as sums of floats depend on their order: one px moves no statistic of
-    # the tile by 0.005, but several of its cell.
-    np.testing.assert_allclose(turned[0], tokens[0], atol=5e-3)
-    grid = np.rot90(tokens[1:].reshape(7, 7, -1), turns)
-    moved = np.abs(turned[1:].reshape(7, 7, -1) - grid) > 2e-2
-    assert moved.any(2).sum() <= 4
+    # A px at the threshold of dense stain may fall on its other side, as sums of floats depend on their order: one px moves
+    # no statistic of the tile by 0.01, but several of its cell.
+    dense = np.array([name.startswith("dense_") for name in ENCODER.feature_names])
+    np.testing.assert_allclose(turned[0], tokens[0], atol=1e-2)
+    grid, cells = np.rot90(tokens[1:].reshape(7, 7, -1), turns), turned[1:].reshape(7, 7, -1)
+    np.testing.assert_allclose(cells[..., ~dense], grid[..., ~dense], atol=0.1)
+    assert (np.abs(cells - grid)[..., dense] > 0.1).any(2).sum() <= 4
 
 
 @pytest.mark.parametrize("flip", [np.fliplr, np.flipud])
