@@ -94,7 +94,7 @@ def make_split(
     if validation == "group" or (validation == "auto" and n_groups > 1):
         return split_by_group(data, fraction, generator)
     margin = max(block_margin(slide, smooth=smooth) for slide in data.slides)
-    return replace(split_by_block(data, fraction, margin, generator), within_groups=group_key is not None)
+    return split_by_block(data, fraction, margin, generator)
 
 
 def block_margin(slide: SlideSpots, *, smooth: bool = False) -> float:
@@ -153,7 +153,15 @@ def make_splits(
     """
     if not several:
         split = make_split(data, validation, fraction, group_key, seed, smooth=smooth)
-        return [] if split is None else [split]
+        found = [] if split is None else [split]
+    else:
+        found = _hold_out_each(data, validation, fraction, group_key, seed, smooth=smooth)
+    return [replace(split, within_groups=group_key is not None and split.by != "group") for split in found]
+
+
+def _hold_out_each(
+    data: SpotData, validation: str | None, fraction: float, group_key: str | None, seed: int, *, smooth: bool
+) -> list[Split]:
     if validation is None:
         return []
     groups = sorted(set(data.groups))
@@ -162,12 +170,11 @@ def make_splits(
     if validation == "group" or (validation == "auto" and group_key is not None and len(groups) >= LEAST_UNITS):
         return _leave_out(data, "group", data.groups, seed)
     if validation == "auto" and len(data.names) >= LEAST_UNITS:
-        splits = _leave_out(data, "slide", data.names, seed)
-        return [replace(split, within_groups=group_key is not None) for split in splits]
+        return _leave_out(data, "slide", data.names, seed)
     margin = max(block_margin(slide, smooth=smooth) for slide in data.slides)
     bands = [_without_band(data, k, margin) for k in range(N_SPLITS)]
     if all(len(split.train) >= len(data) / 3 and len(split.validation) > 2 for split in bands):
-        return [replace(split, within_groups=group_key is not None) for split in bands]
+        return bands
     split = make_split(data, validation, fraction, group_key, seed, smooth=smooth)  # small slides are mostly margin
     return [] if split is None else [split]
 
