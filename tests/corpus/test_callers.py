@@ -50,7 +50,9 @@ def test_callers_that_are_killed_at_random_do_every_slide_once(corpus, spawn):
         if len(running) < 2:
             running.append(spawn(job))
             wait_for(running[-1][1].exists)
-    corpus.run(job=job)  # this call waits for the others
+    corpus.run(job=job)  # this call waits for what the others do
+    for process, _ in running:
+        process.join()  # they may still be releasing the leases of what is done
     working: dict[str, int] = {}
     for line in corpus.log.read_text().splitlines():
         what, name, pid = line.split()
