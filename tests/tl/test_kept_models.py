@@ -18,6 +18,7 @@ def test_a_kept_model_knows_what_fit_on_its_training_slides_knows(ready, tmp_pat
         fitted = gdml.tl.fit(train, "ridge", group_key="patient")
         assert (kept.warrant.unseen, kept.warrant.n_units) == (fitted.warrant.unseen, fitted.warrant.n_units)
         pd.testing.assert_frame_equal(kept.warrant.genes, fitted.warrant.genes)
+        assert kept.high_genes == fitted.high_genes
         assert kept.calibration.units == fitted.calibration.units
         for target, quantiles in kept.calibration.quantiles.items():
             np.testing.assert_allclose(quantiles, fitted.calibration.quantiles[target], rtol=1e-5)

@@ -153,6 +153,11 @@ class SpotModel(nn.Module):
         """
         return ()
 
+    @classmethod
+    def holds_out_every_spot(cls, config: Any) -> bool:
+        """Whether each training spot is held out once: to weigh the members of a blend, or because it costs little."""
+        return cls.closed_form or bool(cls.members(config))
+
     def take_shares(self, shares: Tensor) -> None:
         """Set the shares (k,) of a blend."""
         raise NotImplementedError(f"{type(self).__name__} blends nothing.")

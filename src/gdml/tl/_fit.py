@@ -196,8 +196,7 @@ def fit(
         slides = known_slides(spots, counts=row_digests(measured.to_numpy()))
         model_config = model_class.adapt(model_config, normalization)
         smooth = bool(normalization["smooth"])
-        # where it costs little, each spot is held out once
-        several = bool(model_class.members(model_config)) or model_class.closed_form
+        several = model_class.holds_out_every_spot(model_config)
         splits = make_splits(data, validation, validation_fraction, group_key, seed, several=several, smooth=smooth)
         module, run, n_epochs = fit_model(
             model_class, model_config, data, splits, loop, fabric, seed, frame=frame_config

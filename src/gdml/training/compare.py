@@ -340,8 +340,8 @@ def _train_and_predict(
     else:
         spots, loop = data.train, candidate.loop
         arguments = (spots, plan.validation, plan.validation_fraction, plan.group_key, seed)
-        blend = bool(candidate.model.members(config))
-        splits = make_splits(*arguments, several=blend, smooth=normalization.smooth)
+        several = candidate.model.holds_out_every_spot(config)
+        splits = make_splits(*arguments, several=several, smooth=normalization.smooth)
     settings = (candidate.model, config, spots, splits, loop, fabric, seed)
     trained = fit_model(*settings, frame=candidate.frame, on_epoch=show)
     module, run, n_epochs = trained

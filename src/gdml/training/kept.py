@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,9 @@ from gdml._progress import tell
 from gdml._provenance import provenance_key
 from gdml.models.base import SpotModel
 
-from .data import SpotData
 from .errors import held_out_errors
-from .fabric import make_fabric
 from .familiarity import Familiarity
-from .fitting import fit_model
 from .loop import Run
-from .out_of_fold import OutOfFold
-from .split import make_splits
 from .trained import TrainedModel
 from .warrant import Warrant
 
@@ -98,7 +93,8 @@ def as_trained(
     scale: dict[str, Any] = source.normalization.to_dict()
     high = () if run.validation_pcc is None else metrics.top_genes(run.validation_pcc[None], _N_HIGH)
     members, train = candidate.model.members(module.config), data.train
-    held_out = _held_out(plan, train, candidate, seed, module, run)
+    # where the epoch was chosen on the test fold, the training spots were not held out
+    held_out = None if plan.protocol.select_on_test else run.out_of_fold
     warrant = calibration = spread = None
     if held_out is not None:
         attainable = source.attainable(fold, data.panel)
@@ -137,23 +133,3 @@ def as_trained(
         error_spread=spread,
         familiarity=Familiarity.fit(train),
     )
-
-
-def _held_out(
-    plan: "Plan", train: SpotData, candidate: "Candidate", seed: int, module: SpotModel, run: Run
-) -> OutOfFold | None:
-    """Predictions of training spots by models that had not seen them; None where the test fold took their part.
-
-    A comparison solves a model in closed form with one split. That is few units, and more of them cost little.
-    """
-    if plan.protocol.select_on_test:
-        return None
-    several = candidate.model.closed_form and not candidate.model.members(module.config)
-    if not several or run.out_of_fold is None:
-        return run.out_of_fold
-    arguments = (train, plan.validation, plan.validation_fraction, plan.group_key, seed)
-    splits = make_splits(*arguments, several=True, smooth=plan.source.normalization.smooth)
-    loop = replace(candidate.loop, refit=False)
-    alone = make_fabric(plan.fabric.device)  # the other processes of the comparison do not come here
-    again = fit_model(candidate.model, module.config, train, splits, loop, alone, seed, frame=candidate.frame)[1]
-    return again.out_of_fold
