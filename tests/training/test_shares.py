@@ -143,7 +143,9 @@ def test_an_uncertain_gain_is_no_gain():
 
 def test_of_one_part_nothing_is_certain(noise):
     y = noise.normal(size=(1, 50))
-    assert choose_shares(products(y, y + noise.normal(size=y.shape), y)).tolist() == [1, 0]
+    found = products(y, y + noise.normal(size=y.shape), y)
+    assert choose_shares(found).tolist() == [1, 0]
+    assert certain_gain(found) == 0
 
 
 def test_the_last_member_can_be_left_out(noise):
@@ -165,6 +167,17 @@ def test_hopeless_is_what_adds_nothing_to_the_others(noise):
     second = y + 0.5 * error[1]
     assert is_hopeless(products(y, floor, second, second + 0.5 * error[2]))
     assert not is_hopeless(products(y, floor, second, y + 0.5 * error[2]))
+
+
+@pytest.mark.parametrize(("errors", "hopeless"), [(1.5, False), (2.5, True)])
+def test_a_member_has_the_benefit_of_two_standard_errors(errors, hopeless):
+    # the last member explains as much as the floor on average, here more and there less
+    more = 0.2 * torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)
+    targets = torch.stack([torch.ones_like(more), 1 + more], 1)
+    found = Products(torch.ones(8, 2, 2, dtype=torch.float64), targets)
+    gain = found.gains(torch.tensor([[0.0, 1.0]], dtype=torch.float64))[0]
+    assert gain.mean() == pytest.approx(0)
+    assert is_hopeless(found, float(errors * gain.std() / 8**0.5)) is hopeless
 
 
 def test_of_few_parts_nothing_is_hopeless(noise):
