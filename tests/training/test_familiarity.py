@@ -105,6 +105,14 @@ def test_groups_are_held_out_together():
     assert by_group.shifts.min() > 2 * by_slide.shifts.max()
 
 
+@pytest.mark.parametrize(
+    ("groups", "held_out"), [("aaa", "slide"), ("aabb", "group"), ("ab", "slide"), ("aaaaaa", "slide")]
+)
+def test_each_slide_is_judged_without_its_group_or_itself(groups, held_out):
+    found = Familiarity.fit(spot_data(*(features(seed=i) for i in range(len(groups))), groups=list(groups)))
+    assert (found.held_out, len(found.shifts)) == (held_out, len(groups))
+
+
 def test_one_slide_is_judged_by_its_blocks():
     one = Familiarity.fit(spot_data(features(seed=0)))
     assert one.held_out == "block" and len(one.shifts) == 3 and one.limit >= 1

@@ -163,6 +163,25 @@ def test_a_frame_projects_on_its_components(data):
     np.testing.assert_allclose(found, (units - frame.center.numpy()) @ axes.T @ axes + frame.center.numpy(), atol=1e-4)
 
 
+def test_a_gene_without_variance_costs_no_component(data):
+    constant = replace(data, expression=data.expression.index_fill(1, torch.tensor([2]), 1.5))
+    frame = constant.fit_frame(Frame(FrameConfig(), data.shape())).units.frame
+    others = replace(data, expression=data.expression[:, [0, 1, 3, 4, 5]])
+    expected = others.fit_frame(Frame(FrameConfig(), others.shape())).units.frame.components()
+    axes = frame.components()
+    assert axes[:, 2].abs().max() < 1e-9 and len(axes) == len(expected)
+    kept = axes[:, [0, 1, 3, 4, 5]]
+    torch.testing.assert_close(kept.T @ kept, expected.T @ expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("n_genes", "most"), [(4, 4), (200, 64)])
+def test_a_frame_has_room_for_64_components(n_genes, most):
+    frame = Frame(FrameConfig(), replace(SHAPE, n_genes=n_genes))
+    assert frame.axes.shape == (most, n_genes) and len(frame.components()) == 0
+    frame.axes[0, 1] = 1
+    assert frame.components().tolist() == [[0.0, 1.0] + [0.0] * (n_genes - 2)]
+
+
 def test_weights_are_those_of_the_depth(data):
     seen = torch.arange(0, 75, 2)
     fit = data.learning_from(seen).fit_frame(Frame(FrameConfig(), data.shape()))

@@ -34,6 +34,11 @@ def test_groups_are_held_out_whole(make_data, slides, fraction, seed):
         assert len(split.validation) <= fraction * len(data)
 
 
+@pytest.mark.parametrize(("n_groups", "fraction", "n_held"), [(10, 0.2, 2), (10, 0.19, 1), (4, 0.99, 3), (2, 0.99, 1)])
+def test_groups_are_held_out_while_they_fit(make_data, n_groups, fraction, n_held):
+    assert len(split_by_group(make_data((10,) * n_groups), fraction, generator(0)).held_out) == n_held
+
+
 def test_each_group_gets_its_turn(make_data):
     data = make_data((10, 10, 10))
     assert {split_by_group(data, 0.3, generator(seed)).held_out for seed in range(30)} == {("S0",), ("S1",), ("S2",)}

@@ -230,7 +230,7 @@ def near(xy: Tensor, held: Tensor, margin: float) -> Tensor:
 
 
 def split_by_group(data: SpotData, fraction: float, generator: Generator) -> Split:
-    """Hold out whole groups: drawn at random until ``fraction`` of the spots is reached, one at least.
+    """Hold out whole groups: drawn at random while they have no more than ``fraction`` of the spots, one at least.
 
     Raises
     ------
