@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from gdml.metrics import (
     mae_per_gene,
     mse_parts_per_gene,
     mse_per_gene,
+    nan_mean,
     pcc_a,
     pcc_h,
     pearson_per_gene,
@@ -117,6 +120,13 @@ def test_gene_ranks_agree_with_loops(seed):
             better, equal = sum(w > v for w in value), sum(w == v for w in value)
             expected[g] += (better + (equal + 1) / 2) / 3
     np.testing.assert_allclose(gene_ranks(pcc), expected)
+
+
+def test_the_mean_of_nothing_is_nan_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(nan_mean([np.nan, np.nan]))
+        np.testing.assert_array_equal(nan_mean([[np.nan, 1], [np.nan, 3]], 0), [np.nan, 2])
 
 
 def test_top_genes_and_means():
