@@ -145,6 +145,30 @@ def test_planted_components_are_found_in_noise(monkeypatch, n, m, rank):
     assert len(signal_axes(targets, weights, 1)[1]) == 1
 
 
+def optimal_threshold(beta):
+    """Factor of the median singular value for unknown noise (Gavish, Donoho 2014, equations 11 and 14), by integration."""
+    low, high = (1 - beta**0.5) ** 2, (1 + beta**0.5) ** 2
+    x = np.linspace(low, high, 2_000_001)[1:-1]
+    density = np.sqrt((high - x) * (x - low)) / (2 * np.pi * beta * x)  # of Marchenko and Pastur
+    median = x[np.searchsorted(density.cumsum() / density.sum(), 0.5)]
+    of_known = 2 * (beta + 1) + 8 * beta / (beta + 1 + np.sqrt(beta**2 + 14 * beta + 1))
+    return np.sqrt(of_known / median)
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 30), (90, 30), (61, 61), (30, 120)])
+def test_components_are_kept_above_the_optimal_threshold(n, m):
+    g = torch.Generator().manual_seed(0)
+    factor, k = optimal_threshold(min(n, m) / max(n, m)), min(n, m)
+    values = torch.ones(k, dtype=torch.float64)
+    values[:4] = factor * torch.tensor([1.5, 1.03, 0.97, 0.9])
+    values[-1] = 0 if n <= m else 1
+    left = torch.randn(n, k, generator=g, dtype=torch.float64)
+    left = torch.linalg.qr(torch.cat([torch.ones(n, 1, dtype=torch.float64), left], 1))[0][:, 1:]  # centred columns
+    right = torch.linalg.qr(torch.randn(m, k, generator=g, dtype=torch.float64))[0]
+    values, right = values[: left.shape[1]], right[:, : left.shape[1]]
+    assert len(signal_axes((left * values) @ right.T, torch.ones(n), 64)[1]) == 2
+
+
 def test_spots_without_weight_have_no_say():
     g = torch.Generator().manual_seed(0)
     targets, weights = torch.randn(200, 20, generator=g), torch.ones(200)
@@ -158,6 +182,7 @@ def test_a_frame_projects_on_its_components(data):
     fit = data.fit_frame(Frame(FrameConfig(), data.shape()))
     frame = fit.units.frame
     axes = frame.components().numpy()
+    assert 0 < len(axes) < 6
     found = fit.batch(torch.arange(30)).expression
     units = fit.units.targets[data.slides[0]](data.expression[:30]).numpy()
     np.testing.assert_allclose(found, (units - frame.center.numpy()) @ axes.T @ axes + frame.center.numpy(), atol=1e-4)
@@ -169,7 +194,7 @@ def test_a_gene_without_variance_costs_no_component(data):
     others = replace(data, expression=data.expression[:, [0, 1, 3, 4, 5]])
     expected = others.fit_frame(Frame(FrameConfig(), others.shape())).units.frame.components()
     axes = frame.components()
-    assert axes[:, 2].abs().max() < 1e-9 and len(axes) == len(expected)
+    assert axes[:, 2].abs().max() < 1e-9 and len(axes) == len(expected) > 0
     kept = axes[:, [0, 1, 3, 4, 5]]
     torch.testing.assert_close(kept.T @ kept, expected.T @ expected, atol=1e-5, rtol=0)
 
