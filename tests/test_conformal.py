@@ -146,6 +146,13 @@ def test_the_level_of_a_slide_is_that_of_the_other_blocks(seed):
     assert found.units == expected.units == {PART: (3, 1)}
 
 
+def test_two_measured_parts_of_a_slide_are_enough():
+    errors = np.random.default_rng(0).normal(size=(2, 3))
+    assert calibrate_within_slide(errors)[0].units == {PART: (2, 1)}
+    with pytest.raises(ValueError, match="two are needed at least"):
+        calibrate_within_slide(errors[:1])
+
+
 def test_no_level_above_that_of_the_patients():
     rng = np.random.default_rng(0)
     errors, slide, patient = _patients(rng, 4, genes=3)
@@ -155,6 +162,8 @@ def test_no_level_above_that_of_the_patients():
     np.testing.assert_allclose(interval_width(found, 0.8), np.abs(errors).max(0), rtol=1e-6)
     with pytest.raises(ValueError, match=r"0.81, but 4 patients .* above 0.8 \(4 / 5\).*target='unseen slide'"):
         interval_width(found, 0.81)
+    with pytest.raises(ValueError, match="target='unseen slide'"):
+        interval_width(found, 7 / 8)  # the highest of slides
     with pytest.raises(ValueError, match=r"4 patients.*target='unseen part of a known slide'"):
         interval_width(found, 0.9)
     assert np.isfinite(interval_width(found, 0.9, target=PART)).all()  # as the message says

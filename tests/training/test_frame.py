@@ -123,7 +123,15 @@ def test_targets_are_those_of_a_loop_and_come_back():
         np.testing.assert_allclose(found(part), (part - part.mean(0)) / scale, atol=1e-5)
     np.testing.assert_allclose(frame.level, np.mean([part.numpy().mean(0) for part in slides], 0), atol=1e-5)
     np.testing.assert_allclose(frame.spread, spread + LEAST_SPREAD, atol=1e-5)
+    np.testing.assert_allclose(frame.level_sd, np.std([part.numpy().mean(0) for part in slides], 0, ddof=1), atol=1e-5)
     torch.testing.assert_close(frame.inverse(frame.targets(slides[0])), slides[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("n_slides", "known"), [(1, False), (2, True)])
+def test_of_one_slide_the_spread_of_the_level_is_unknown(n_slides, known):
+    frame = Frame(FrameConfig(), SHAPE)
+    frame.fit_targets([torch.randn(20, 4) + i for i in range(n_slides)], torch.ones(20 * n_slides))
+    assert (frame.level_sd.isfinite() == known).all()
 
 
 @pytest.mark.parametrize(("n", "m"), [(400, 60), (60, 90)])
