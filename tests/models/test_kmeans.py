@@ -77,10 +77,11 @@ def test_gradients_through_the_centroids_are_those_of_finite_differences():
 
 
 def test_a_rows_gradient_is_its_share_of_its_centroid():
-    x = torch.tensor([[0.0], [1.0], [10.0], [11.0], [12.0]], requires_grad=True)
-    _, centroids = kmeans(x, 2, 3, start=torch.tensor([0, 2]))
-    (centroids * torch.tensor([[1.0], [6.0]])).sum().backward()
-    torch.testing.assert_close(x.grad.flatten(), torch.tensor([0.5, 0.5, 2.0, 2.0, 2.0]))
+    # the last row is a group of its own
+    x = torch.tensor([[0.0], [1.0], [10.0], [11.0], [12.0], [50.0]], requires_grad=True)
+    _, centroids = kmeans(x, 3, 3, start=torch.tensor([0, 2, 5]))
+    (centroids * torch.tensor([[1.0], [6.0], [7.0]])).sum().backward()
+    torch.testing.assert_close(x.grad.flatten(), torch.tensor([0.5, 0.5, 2.0, 2.0, 2.0, 7.0]))
 
 
 def test_as_many_groups_as_rows():
