@@ -113,7 +113,7 @@ def test_summaries_are_those_of_a_loop():
     for n_tokens in (1, 5):
         tokens, around = torch.randn(6, n_tokens, 4, generator=g), torch.randn(6, 9, 4, generator=g)
         mask = torch.rand(6, 9, generator=g) > 0.4
-        mask[0], mask[1] = False, True
+        mask[0], mask[1], mask[2] = False, True, torch.arange(9) == 4
         found = summarize(tokens, around, mask).numpy()
         for row, own, beside, inside in zip(found, tokens.numpy(), around.numpy(), mask.numpy(), strict=True):
             beside = beside[inside]
