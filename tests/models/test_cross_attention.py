@@ -54,7 +54,7 @@ def test_heads_must_divide_the_width():
 
 def test_masked_mean_agrees_with_loops():
     x, inside = torch.randn(4, 5, WIDTH), torch.rand(4, 5) > 0.5
-    inside[0], inside[1] = True, False
+    inside[0], inside[1], inside[2] = True, False, torch.arange(5) == 3
     found = masked_mean(x, inside)
     for i in range(4):
         rows = [x[i, j].numpy() for j in range(5) if inside[i, j]]
