@@ -129,8 +129,8 @@ def choose_shares(products: Products, least: float = LEAST_GAIN, *, without_last
         return shares[0].float()
     short = gain[mean.argmax()] - gain
     as_good = enough & (short.mean(1) <= _error(short))
-    # shares that sum to 1 are the nearer to equal ones the smaller their squares are
-    apart = shares.square().sum(1)
+    equal = shares.amax(0).sign()
+    apart = (shares - equal / equal.sum()).square().sum(1)
     return shares[apart.masked_fill(~as_good, torch.inf).argmin()].float()
 
 
