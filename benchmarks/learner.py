@@ -184,7 +184,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
     """Add a row to a CSV, so that it is kept whatever happens next."""
     fresh = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
+        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
         if fresh:
             writer.writeheader()
         writer.writerow(row)
