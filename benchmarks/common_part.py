@@ -5,7 +5,8 @@
 
 Ridge regression, in the frame and without one, on the HER2ST sections of the development set. On the scale of the training
 spots, the common part of a spot is the mean over the genes, and the own part of a gene is the rest. Prints the correlation of
-both with those measured, and PCC(A) by the share of the own part that a prediction keeps (``gene_specific`` of Gene-DML).
+both with those measured, and PCC(A) by the share of the own part that a prediction keeps (``gene_specific`` of Gene-DML), by split
+and averaged over the splits.
 """
 
 import argparse
@@ -61,10 +62,14 @@ def main() -> None:
     adata = prepare(parser.parse_args().yardstick)
     print("| split | frame | common | own |", " | ".join(f"{share:.0%} kept" for share in KEPT), "|")
     print("|---|---|" + "---:|" * (2 + len(KEPT)))
+    show = lambda name, frame, row: print(f"| {name} | {frame} |", " | ".join(f"{x:.3f}" for x in row), "|", flush=True)
+    found: dict[str, list[list[float]]] = {frame: [] for frame in FRAMES}
     for name, split in SPLITS.items():
-        for frame in FRAMES:
-            row = one_row(adata, split, frame)
-            print(f"| {name} | {frame} |", " | ".join(f"{value:.3f}" for value in row), "|", flush=True)
+        for frame, rows in found.items():
+            rows.append(one_row(adata, split, frame))
+            show(name, frame, rows[-1])
+    for frame, rows in found.items():
+        show("mean", frame, np.mean(rows, 0))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def test_groups_are_held_out_together():
 @pytest.mark.parametrize(
     ("groups", "held_out"), [("aaa", "slide"), ("aabb", "group"), ("ab", "slide"), ("aaaaaa", "slide")]
 )
-def test_each_slide_is_judged_without_its_group_or_itself(groups, held_out):
+def test_what_is_held_out_follows_the_groups(groups, held_out):
     found = Familiarity.fit(spot_data(*(features(seed=i) for i in range(len(groups))), groups=list(groups)))
     assert (found.held_out, len(found.shifts)) == (held_out, len(groups))
 

@@ -154,7 +154,7 @@ def test_planted_components_are_found_in_noise(monkeypatch, n, m, rank):
 
 
 def optimal_threshold(beta):
-    """Factor of the median singular value for unknown noise (Gavish, Donoho 2014, equations 11 and 14), by integration."""
+    """Factor of the median singular value for unknown noise (Gavish, Donoho 2014), by integration."""
     low, high = (1 - beta**0.5) ** 2, (1 + beta**0.5) ** 2
     x = np.linspace(low, high, 2_000_001)[1:-1]
     density = np.sqrt((high - x) * (x - low)) / (2 * np.pi * beta * x)  # of Marchenko and Pastur

@@ -155,7 +155,7 @@ class SpotModel(nn.Module):
 
     @classmethod
     def holds_out_every_spot(cls, config: Any) -> bool:
-        """Whether each training spot is held out once: to weigh the members of a blend, or because it costs little."""
+        """Whether each training spot is to be held out once: to weigh the members of a blend, or because it costs little."""
         return cls.closed_form or bool(cls.members(config))
 
     def take_shares(self, shares: Tensor) -> None:
